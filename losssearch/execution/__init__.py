@@ -1,0 +1,1 @@
+"""How programs run: the torch reference, the module, the population trainer."""

@@ -1,0 +1,190 @@
+"""What does a program compute? Torch's answer, to which every other back end is held.
+
+Tensors stand at full rank in the declared order of axes, with size 1 where a value lacks an axis, so that
+broadcasting is torch's own. Dimensions in front of those belong to a population: one program, many data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, cast
+
+from losssearch.errors import UsageError
+from losssearch.language.bounds import bounds
+from losssearch.language.canonical import canonical
+from losssearch.language.derivative import gradient
+from losssearch.language.primitives import PRIMITIVES, Form
+from losssearch.language.program import Instruction, Program
+from losssearch.language.signature import Kind, Signature
+from losssearch.language.term import CONSTANT, DEFINED, INPUT, LITERAL, SIZE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Inputs = Mapping[str, "Tensor"]
+_Step = tuple[Callable[..., "Tensor"], tuple[int, ...], tuple[bool, ...], tuple[int, ...] | None]
+
+
+class Compiled:
+    """A program as a torch function.
+
+    Call it with inputs of shape (*population, *sizes of the input's axes) and, if wanted, constants of shape
+    (*population,). An input without population dimensions is shared. Gives one tensor an output, of shape
+    (*population, *sizes of the output's axes).
+
+    Args:
+        program: Definitions must have been expanded (`canonical` does).
+        plain: Skip guards where bounds on the operating range prove them idle. The result is equal on that
+            range only, so a module that meets any input must not ask for it.
+    """
+
+    def __init__(self, program: Program, *, plain: bool = False) -> None:
+        self.program = program
+        self._rank = len(program.signature.axes)
+        ranges = bounds(program) if plain else ()
+        self._steps: list[_Step | None] = []
+        for step in program.instructions:
+            row = PRIMITIVES.get(step.op)
+            if row is None:
+                if step.op == DEFINED:
+                    raise UsageError(f"Only canonical programs run; {step.data!r} is not expanded.")
+                self._steps.append(None)
+                continue
+            function = row.torch
+            if plain and row.plain and row.harmless and row.harmless(*(ranges[i] for i in step.args)):
+                function = row.plain
+            as_number = tuple(
+                program.instructions[i].kind is Kind.MASK and k not in row.masks and step.op != "any"
+                for k, i in enumerate(step.args)
+            )
+            dims = dims_of(program.signature, step) if row.form is not Form.ELEMENTWISE else None
+            self._steps.append((function, step.args, as_number, dims))
+        self._squeezes = [
+            tuple(
+                k - self._rank
+                for k in range(self._rank)
+                if not program.instructions[i].axes >> k & 1
+            )
+            for i in program.outputs
+        ]
+
+    def __call__(
+        self, inputs: Inputs, constants: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        values: list[Tensor] = []
+        some = self._some(inputs)
+        for step, ready in zip(self.program.instructions, self._steps, strict=True):
+            if ready is None:
+                values.append(self._terminal(step, inputs, constants or {}, some))
+                continue
+            function, args, as_number, dims = ready
+            given = [
+                values[i].to(some.dtype) if number else values[i]
+                for i, number in zip(args, as_number, strict=True)
+            ]
+            values.append(function(*given) if dims is None else _over(function, given, dims))
+        return tuple(
+            values[i].squeeze(squeeze) if values[i].ndim >= self._rank else values[i]
+            for i, squeeze in zip(self.program.outputs, self._squeezes, strict=True)
+        )
+
+    def _some(self, inputs: Inputs) -> Tensor:
+        for name in self.program.signature.predictions:
+            if name in inputs:
+                return inputs[name]
+        if not inputs:
+            raise UsageError("A loss needs at least one input tensor.")
+        return next(iter(inputs.values()))
+
+    def _terminal(
+        self, step: Instruction, inputs: Inputs, constants: Mapping[str, Tensor], some: Tensor
+    ) -> Tensor:
+        name = str(step.data)
+        if step.op == INPUT:
+            if name not in inputs:
+                raise UsageError(f"The loss reads the input {name!r}, which was not given.")
+            return aligned(self.program.signature, name, inputs[name])
+        if step.op == LITERAL:
+            return some.new_full((), cast(float, step.data))
+        if step.op == CONSTANT:
+            value = constants.get(name)
+            if value is None:
+                return some.new_full((), self.program.constant_values[name])
+            return value.reshape(*value.shape, *[1] * self._rank) if value.ndim else value
+        if step.op == SIZE:
+            return some.new_ones(()) * self._size(name, inputs)
+        raise UsageError(f"Cannot run {step.op!r}.")
+
+    def _size(self, axis: str, inputs: Inputs) -> int:
+        signature = self.program.signature
+        for wanted in (axis, signature.copies.get(axis, axis)):
+            for name, tensor in inputs.items():
+                axes = signature.inputs[name].axes if name in signature.inputs else ()
+                if wanted in axes:
+                    return tensor.shape[axes.index(wanted) - len(axes)]
+        raise UsageError(f"No given input has the axis {axis!r}, so its size is unknown.")
+
+
+def _over(function: Callable[..., Tensor], given: list[Tensor], dims: tuple[int, ...]) -> Tensor:
+    if function is PRIMITIVES["dot"].torch:
+        return function(given[0], given[1], dims)
+    return function(given[0], dims, *given[1:])
+
+
+def dims_of(signature: Signature, step: Instruction) -> tuple[int, ...]:
+    """The negative tensor dimensions of an instruction's axes (for `like`: to, from, to, from, ...)."""
+    rank = len(signature.axes)
+    if PRIMITIVES[step.op].form is Form.COPY:
+        pairs = cast("tuple[tuple[str, str], ...]", step.data)
+        return tuple(signature.axes.index(axis) - rank for pair in pairs for axis in pair)
+    names = cast("tuple[str, ...]", step.data)
+    return tuple(signature.axes.index(axis) - rank for axis in names)
+
+
+def aligned(signature: Signature, name: str, tensor: Tensor) -> Tensor:
+    """An input at full rank: size 1 for each axis that it lacks."""
+    axes = signature.inputs[name].axes
+    if tensor.ndim < len(axes):
+        raise UsageError(
+            f"Input {name!r} has the axes ({', '.join(axes)}), but got shape {tuple(tensor.shape)}."
+        )
+    if not axes:
+        return tensor.reshape(*tensor.shape, *[1] * len(signature.axes)) if tensor.ndim else tensor
+    index = tuple(slice(None) if axis in axes else None for axis in signature.axes)
+    return tensor[(..., *index)]
+
+
+@lru_cache(maxsize=4096)
+def compiled(program: Program, plain: bool = False) -> Compiled:
+    """The canonical form of a program as a torch function; remembered."""
+    return Compiled(canonical(program), plain=plain)
+
+
+def evaluate(program: Program, inputs: Inputs) -> Tensor:
+    """The value of a program with one output."""
+    return compiled(program)(inputs)[0]
+
+
+def loss_gradient(
+    program: Program, wrt: str, scale: float = 1.0, *, plain: bool = True
+) -> Callable[[Inputs], Tensor]:
+    """A function of the inputs that gives `scale` times the gradient of the loss in the input `wrt`.
+
+    No autograd: the derivative is a program too. Shape: that of the input.
+    """
+    run = Compiled(gradient(program, (wrt,)), plain=plain)
+
+    def function(inputs: Inputs) -> Tensor:
+        slope = run(inputs)[0] * scale
+        prediction = inputs[wrt]
+        signature = program.signature
+        if slope.ndim < prediction.ndim or slope.shape != prediction.shape:
+            axes = run.program.root.axes
+            rank_axes = signature.inputs[wrt].axes
+            index = tuple(slice(None) if signature.bits[a] & axes else None for a in rank_axes)
+            slope = slope[(..., *index)] if slope.ndim else slope
+            slope = slope.expand_as(prediction)
+        return slope
+
+    return function

@@ -1,0 +1,1 @@
+"""The loss language: signature, primitives, programs, formulas, canonical form, derivatives, facts."""

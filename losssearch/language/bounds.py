@@ -1,0 +1,70 @@
+"""Between which bounds does each value of a program lie, given the operating ranges of its inputs?
+
+The primitives' interval rules, one step after the other, with one thing more: a weighted sum whose weights are
+declared a simplex over the summed axes is a mean, so it lies within the bounds of what it sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from losssearch.language import intervals as iv
+from losssearch.language.intervals import Interval
+from losssearch.language.primitives import PRIMITIVES
+from losssearch.language.program import Constant, Instruction, Program
+from losssearch.language.signature import Kind, Signature
+from losssearch.language.term import CONSTANT, INPUT, LITERAL, SIZE
+
+
+def bounds(program: Program) -> tuple[Interval, ...]:
+    """One interval an instruction; definitions must have been expanded, else they are unbounded."""
+    found: list[Interval] = []
+    constants = {c.name: c for c in program.constants}
+    for step in program.instructions:
+        found.append(bound(program.signature, step, program.instructions, found, constants))
+    return tuple(found)
+
+
+def bound(
+    signature: Signature,
+    step: Instruction,
+    instructions: Sequence[Instruction],
+    found: Sequence[Interval],
+    constants: dict[str, Constant],
+) -> Interval:
+    """The interval of one instruction from those before it."""
+    if step.op == LITERAL:
+        return iv.point(cast(float, step.data))
+    if step.op == CONSTANT:
+        constant = constants[str(step.data)]
+        return Interval(constant.low, constant.high)
+    if step.op == INPUT:
+        return signature.inputs[str(step.data)].interval
+    if step.op == SIZE:
+        return Interval(1.0, iv.INF)
+    if step.kind is Kind.MASK:
+        return iv.UNIT
+    row = PRIMITIVES.get(step.op)
+    if row is None:
+        return iv.REALS
+    if step.op == "dot":
+        for weight, other in (step.args, step.args[::-1]):
+            if is_simplex(signature, instructions[weight], step.data):
+                return found[other]
+    if step.op in ("add", "sub", "mul", "div") and step.args[0] == step.args[1]:
+        x = found[step.args[0]]
+        if step.op == "mul":
+            return cast(Interval, PRIMITIVES["square"].interval(x))
+        if step.op == "sub" and x.is_bounded:
+            return iv.point(0.0)
+    result = row.interval(*(found[i] for i in step.args))
+    return iv.REALS if result.low != result.low or result.high != result.high else result
+
+
+def is_simplex(signature: Signature, step: Instruction, axes: object) -> bool:
+    """Whether a value is an input that is declared a simplex over just these axes."""
+    if step.op != INPUT or not isinstance(axes, tuple) or len(axes) != 1:
+        return False
+    properties = signature.inputs[str(step.data)].properties
+    return f"simplex over {axes[0]}" in properties or f"one_hot over {axes[0]}" in properties

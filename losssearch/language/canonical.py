@@ -1,0 +1,514 @@
+"""When are two formulas the same loss? The canonical form, which is also what runs.
+
+A program is rebuilt bottom up with its definitions expanded; each new instruction is first offered to the rules
+of its operation. Sums and products are sorted, differences and quotients have one form, literals fold (named
+constants do not), and what is unstable is written stably: log(softmax), log(1 + exp), log(sigmoid), log(p_t),
+1 - p_t. There is no distributivity, and x/x -> 1 or exp(log x) -> x need a proof by bounds.
+
+Costs about a tenth of a millisecond for a loss of twenty nodes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import cast
+
+from losssearch.language import bounds as bnd
+from losssearch.language.formula import format_program
+from losssearch.language.intervals import Interval
+from losssearch.language.primitives import CEILING, EPS, PRIMITIVES, Form
+from losssearch.language.program import Builder, Constant, Instruction, Program
+from losssearch.language.signature import AxisSet, Kind, Signature
+from losssearch.language.term import CONSTANT, LITERAL, SIZE, Data, Term
+
+VERSION = 1
+
+_LINEAR = frozenset({"sum", "mean", "dot", "like", "detach"})
+_ODD = frozenset({"sin", "tanh", "erf"})
+_EVEN = frozenset({"cos", "abs", "square"})
+
+
+def canonical(program: Program) -> Program:
+    """The program that runs: same meaning, one form. Constants are renamed c0, c1, ... in order of use."""
+    simplifier = Simplifier(program.signature, program.constants)
+    memo: list[int] = []
+    for step in program.instructions:
+        memo.append(simplifier.visit(step.op, [memo[i] for i in step.args], step.data))
+    return _renamed(simplifier.program([memo[i] for i in program.outputs]))
+
+
+def structure_key(program: Program) -> str:
+    """The same for programs that differ only in the values of constants. 32 hex digits."""
+    return _digest(f"{VERSION}|{format_program(canonical(program))}")
+
+
+def candidate_key(program: Program) -> str:
+    """The same exactly for programs with the same canonical form and constants. 32 hex digits."""
+    return key_of_canonical(canonical(program))
+
+
+def key_of_canonical(program: Program) -> str:
+    """`candidate_key` of a program that is canonical already."""
+    values = ",".join(repr(c.value) for c in program.constants)
+    return _digest(f"{VERSION}|{format_program(program)}|{values}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _renamed(program: Program) -> Program:
+    """Constants named by their order of use, so that a name chosen by a person is no difference."""
+    taken = set(program.signature.inputs)
+    names = [f"c{i}" if f"c{i}" not in taken else f"c{i}_" for i in range(len(program.constants))]
+    new = dict(zip((c.name for c in program.constants), names, strict=True))
+    return replace(
+        program,
+        instructions=tuple(
+            s._replace(data=new[str(s.data)]) if s.op == CONSTANT else s
+            for s in program.instructions
+        ),
+        constants=tuple(replace(c, name=new[c.name]) for c in program.constants),
+    )
+
+
+class Simplifier(Builder):
+    """A builder whose `apply` gives the simplest known form. Also what derivatives are built with."""
+
+    def __init__(self, signature: Signature, constants: Iterable[Constant] = ()) -> None:
+        super().__init__(signature, constants, strict=False, expand=True)
+        self.bounds: list[Interval] = []
+        self._digests: list[tuple[bytes, bytes]] = []
+
+    def visit(self, op: str, args: Sequence[int], data: Data) -> int:
+        """The simplified index of one step whose arguments are in this builder already."""
+        if args or op in PRIMITIVES:
+            return self.apply(op, args, data)
+        return self.add(Term(op, (), data))
+
+    def apply(self, op: str, args: Sequence[int], data: Data = None, position: int = -1) -> int:
+        rule = _RULES.get(op)
+        simpler = rule(self, tuple(args), data) if rule else None
+        if simpler is None and op in _LINEAR:
+            simpler = self._linear(op, tuple(args), data)
+        if simpler is None and op in _ODD | _EVEN and self._is(args[0], "neg"):
+            inner = self.apply(op, self._args(args[0]))
+            simpler = inner if op in _EVEN else self.neg(inner)
+        return super().apply(op, args, data, position) if simpler is None else simpler
+
+    def _emit(
+        self,
+        op: str,
+        args: tuple[int, ...],
+        data: Data,
+        kind: Kind,
+        axes: AxisSet,
+        position: int = -1,
+    ) -> int:
+        index = super()._emit(op, args, data, kind, axes, position)
+        if index == len(self.bounds):
+            step = self.instructions[index]
+            self.bounds.append(
+                bnd.bound(self.signature, step, self.instructions, self.bounds, self.constants)
+            )
+            value = repr(self.constants[str(data)].value) if op == CONSTANT else ""
+            shape = f"{op}|{'' if op == CONSTANT else data}".encode()
+            self._digests.append(
+                tuple(  # type: ignore[arg-type]
+                    hashlib.blake2b(
+                        own + b"|".join(self._digests[i][k] for i in args), digest_size=12
+                    ).digest()
+                    for k, own in enumerate((shape, shape + value.encode()))
+                )
+            )
+        return index
+
+    # Small words for the rules below.
+
+    def _step(self, i: int) -> Instruction:
+        return self.instructions[i]
+
+    def _is(self, i: int, op: str) -> bool:
+        return self.instructions[i].op == op
+
+    def _args(self, i: int) -> tuple[int, ...]:
+        return self.instructions[i].args
+
+    def number(self, i: int) -> float | None:
+        """The value of a literal, else None."""
+        step = self.instructions[i]
+        return cast(float, step.data) if step.op == LITERAL else None
+
+    def neg(self, i: int) -> int:
+        return self.apply("neg", (i,))
+
+    def _sorted(self, items: Iterable[int]) -> list[int]:
+        """Blind to the values of constants first, so that structure alone decides where it can."""
+        return sorted(items, key=lambda i: self._digests[i])
+
+    # Sums.
+
+    def signed(self, i: int, sign: int = 1) -> list[tuple[int, int]]:
+        """The signed terms of a (flattened) sum."""
+        if self._is(i, "add"):
+            return [t for arg in self._args(i) for t in self.signed(arg, sign)]
+        if self._is(i, "neg"):
+            return self.signed(self._args(i)[0], -sign)
+        return [(sign, i)]
+
+    def sum_of(self, terms: list[tuple[int, int]]) -> int:
+        """One form for a signed sum: literals folded, opposite terms cancelled, equal ones doubled, sorted."""
+        total, counts = 0.0, dict[int, int]()
+        for sign, i in terms:
+            number = self.number(i)
+            if number is not None:
+                total += sign * number
+            else:
+                counts[i] = counts.get(i, 0) + sign
+        axes = 0
+        for i in counts:
+            axes |= self._step(i).axes
+        plus: list[int] = []
+        minus: list[int] = []
+        for i, count in counts.items():
+            if count:
+                scaled = i if abs(count) == 1 else self.apply("mul", (self.literal(abs(count)), i))
+                (plus if count > 0 else minus).append(scaled)
+        plus, minus = self._sorted(plus), self._sorted(minus)
+        if total or not (plus or minus):
+            first = self.literal(total)
+            if not plus and len(minus) == 1 and total == 1:
+                if (rest := self._one_minus(minus[0])) is not None:
+                    return rest
+            (plus if total > 0 or not minus else minus).insert(0, first if total > 0 or not minus else self.literal(-total))
+        result = -1
+        for i in plus:
+            result = i if result < 0 else super().apply("add", (result, i))
+        for i in minus:
+            negative = super().apply("neg", (i,))
+            result = negative if result < 0 else super().apply("add", (result, negative))
+        return result
+
+    def _one_minus(self, i: int) -> int | None:
+        """1 - sum(t * p) = sum((1 - t) * p), exact near p = 1, when t and p are simplices over the axis."""
+        step = self._step(i)
+        if step.op != "dot":
+            return None
+        for t, p in (step.args, step.args[::-1]):
+            if (
+                bnd.is_simplex(self.signature, self._step(t), step.data)
+                and self._is(p, "exp")
+                and self._is(self._args(p)[0], "log_softmax")
+                and self._step(self._args(p)[0]).data == step.data
+            ):
+                rest = self.sum_of([(1, self.literal(1.0)), (-1, t)])
+                return self.apply("dot", (rest, p), step.data)
+        return None
+
+    # Products.
+
+    def _factors(self, i: int) -> tuple[int, list[int], list[int]]:
+        """Sign, numerator factors and denominators of a (flattened) product."""
+        if self._is(i, "neg"):
+            sign, top, bottom = self._factors(self._args(i)[0])
+            return -sign, top, bottom
+        if self._is(i, "mul"):
+            sign, top, bottom = 1, list[int](), list[int]()
+            for arg in self._args(i):
+                s, t, b = self._factors(arg)
+                sign, top, bottom = sign * s, top + t, bottom + b
+            return sign, top, bottom
+        if self._is(i, "div"):
+            sign, top, bottom = self._factors(self._args(i)[0])
+            return sign, top, [*bottom, self._args(i)[1]]
+        if self._is(i, "square"):
+            return 1, [self._args(i)[0]] * 2, []
+        number = self.number(i)
+        if number is not None and number < 0:
+            return -1, [self.literal(-number)], []
+        return 1, [i], []
+
+    def product_of(self, args: Sequence[int]) -> int:
+        """One form for a product: sign out, literals folded, equal factors squared, one division chain."""
+        sign, number, top, bottom = 1, 1.0, list[int](), list[int]()
+        for arg in args:
+            s, t, b = self._factors(arg)
+            sign *= s
+            bottom += b
+            for i in t:
+                literal = self.number(i)
+                if literal is None:
+                    top.append(i)
+                else:
+                    number *= literal
+        if number == 0 or not math.isfinite(number):
+            return self.literal(0.0) if number == 0 else super().apply("mul", tuple(args))
+        factors: list[int] = []
+        top = self._sorted(top)
+        while top:
+            i = top.pop(0)
+            if top and top[0] == i:
+                top.pop(0)
+                factors.append(super().apply("square", (i,)))
+            else:
+                factors.append(i)
+        if number != 1 or not factors:
+            factors.insert(0, self.literal(number))
+        result = factors[0]
+        for i in factors[1:]:
+            result = super().apply("mul", (result, i))
+        for i in self._sorted(bottom):
+            result = super().apply("div", (result, i))
+        return super().apply("neg", (result,)) if sign < 0 else result
+
+    def _linear(self, op: str, args: tuple[int, ...], data: Data) -> int | None:
+        """Sign, and factors that lack the summed axes, leave linear operations."""
+        if op in ("like", "detach"):
+            return self.neg(self.apply(op, self._args(args[0]), data)) if self._is(args[0], "neg") else None
+        over = self.signature.axes_of(data) if isinstance(data, tuple) else 0  # type: ignore[arg-type]
+        outside: list[int] = []
+        inside: list[int] = []
+        sign = 1
+        for k, arg in enumerate(args):
+            s, top, bottom = self._factors(arg)
+            if op == "mean" and k == 1:
+                inside.append(arg)
+                continue
+            free = [i for i in top if not self._step(i).axes & over]
+            if s < 0 or free:
+                kept = [i for i in top if self._step(i).axes & over]
+                if not kept or any(not self._step(b).axes & over for b in bottom):
+                    free, kept = [], top
+                body = self.product_of(kept)
+                for b in self._sorted(bottom):
+                    body = super().apply("div", (body, b))
+                inside.append(body)
+                outside += free
+                sign *= s
+            else:
+                inside.append(arg)
+        if sign > 0 and not outside:
+            return None
+        result = self.product_of([*outside, self.apply(op, tuple(inside), data)])
+        return self.neg(result) if sign < 0 else result
+
+
+# Rules: None means "no simpler form known".
+
+
+def _add(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    return b.sum_of(b.signed(args[0]) + b.signed(args[1]))
+
+
+def _sub(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    return b.sum_of(b.signed(args[0]) + b.signed(args[1], -1))
+
+
+def _mul(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    return b.product_of(args)
+
+
+def _neg(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    if b._is(args[0], "neg"):
+        return b._args(args[0])[0]
+    if b._is(args[0], "add"):
+        return b.sum_of(b.signed(args[0], -1))
+    return None
+
+
+def _div(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    x, y = args
+    top, bottom, range_ = b.number(x), b.number(y), b.bounds[y]
+    if top == 0:
+        return x
+    proven = range_.low >= EPS or range_.high <= -EPS
+    if x == y and proven:
+        return b.literal(1.0)
+    if bottom is not None and proven:
+        return b.product_of((x, b.literal(1 / bottom)))
+    if b._is(x, "neg"):
+        return b.neg(b.apply("div", (b._args(x)[0], y)))
+    if b._is(y, "neg") and proven:
+        return b.neg(b.apply("div", (x, b._args(y)[0])))
+    return None
+
+
+def _square(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    number = b.number(args[0])
+    return b.literal(number * number) if number is not None and abs(number) < 1e100 else None
+
+
+def _abs(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    range_ = b.bounds[args[0]]
+    if range_.low >= 0:
+        return args[0]
+    return b.neg(args[0]) if range_.high <= 0 else None
+
+
+def _relu(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    return args[0] if b.bounds[args[0]].low > 0 else None
+
+
+def _maximum(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    return _extreme(b, args, "maximum", 1)
+
+
+def _minimum(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    return _extreme(b, args, "minimum", -1)
+
+
+def _extreme(b: Simplifier, args: tuple[int, ...], op: str, sign: int) -> int | None:
+    """Proven order decides; what is left is sorted."""
+    x, y = args
+    if x == y:
+        return x
+    numbers = b.number(x), b.number(y)
+    if numbers[0] is not None and numbers[1] is not None:
+        return x if (numbers[0] - numbers[1]) * sign > 0 else y
+    if b._step(x).axes == b._step(y).axes | b._step(x).axes and (
+        b.bounds[x].low > b.bounds[y].high if sign > 0 else b.bounds[x].high < b.bounds[y].low
+    ):
+        return x
+    if b._step(y).axes == b._step(x).axes | b._step(y).axes and (
+        b.bounds[y].low > b.bounds[x].high if sign > 0 else b.bounds[y].high < b.bounds[x].low
+    ):
+        return y
+    return Builder.apply(b, op, b._sorted(args))
+
+
+def _exp(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    x = args[0]
+    if b._is(x, "log") and b.bounds[b._args(x)[0]].low >= EPS:
+        return b._args(x)[0]
+    return b.literal(1.0) if b.number(x) == 0 else None
+
+
+def _log(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    x = args[0]
+    step = b._step(x)
+    if b.number(x) == 1:
+        return b.literal(0.0)
+    if step.op == "exp":
+        range_ = b.bounds[step.args[0]]
+        safe = range_.high <= CEILING and range_.low >= math.log(EPS)
+        if safe or b._is(step.args[0], "log_softmax"):
+            return step.args[0]
+    if step.op == "sigmoid":
+        return b.neg(b.apply("softplus", (b.neg(step.args[0]),)))
+    if step.op == "add":
+        one, other = step.args
+        if b.number(one) == 1 and b._is(other, "exp"):
+            return b.apply("softplus", b._args(other))
+        if b.number(one) == 1 and b._is(other, "neg") and b._is(b._args(other)[0], "sigmoid"):
+            return b.neg(b.apply("softplus", b._args(b._args(other)[0])))
+    if step.op == "dot":
+        for weight, p in (step.args, step.args[::-1]):
+            if b._is(p, "exp") and b._is(b._args(p)[0], "log_softmax") and b.bounds[weight].low >= 0:
+                return b.apply("logsumexp", (b._args(p)[0], weight), step.data)
+    return None
+
+
+def _softmax(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    return b.apply("exp", (b.apply("log_softmax", args, data),))
+
+
+def _sigmoid(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    if b._is(args[0], "neg"):
+        one_minus = [(1, b.literal(1.0)), (-1, b.apply("sigmoid", b._args(args[0])))]
+        return b.sum_of(one_minus)
+    return None
+
+
+def _sum(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    if len(args) == 2:
+        if b.number(args[1]) == 1:
+            return b.apply("sum", args[:1], data)
+        over = b.signature.axes_of(cast("tuple[str, ...]", data))
+        if over & ~b._step(args[0]).axes or over & ~b._step(args[1]).axes:
+            return None
+        return b.apply("dot", args, data)
+    step = b._step(args[0])
+    if step.op == "sum" and len(step.args) == 1:
+        return b.apply("sum", step.args, _joined(b, step.data, data))
+    if step.op == "mul":
+        return b.apply("dot", step.args, data)
+    return None
+
+
+def _dot(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    over = b.signature.axes_of(cast("tuple[str, ...]", data))
+    x, y = args
+    if b.number(x) == 1 or b.number(y) == 1:
+        return b.apply("sum", (y if b.number(x) == 1 else x,), data)
+    if not all(b._step(i).axes & over for i in args) and all(
+        over & ~b._step(i).axes in (0, over) for i in args
+    ):
+        inside = [i for i in args if b._step(i).axes & over]
+        outside = [i for i in args if not b._step(i).axes & over]
+        return b.product_of([*outside, b.apply("sum", inside, data)])
+    if b._sorted(args) != list(args):
+        return b.apply("dot", b._sorted(args), data)
+    return None
+
+
+def _mean(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    if len(args) == 2:
+        number = b.number(args[1])
+        return b.apply("mean", args[:1], data) if number is not None and number >= EPS else None
+    step = b._step(args[0])
+    if step.op == "mean" and len(step.args) == 1:
+        return b.apply("mean", step.args, _joined(b, step.data, data))
+    return None
+
+
+def _joined(b: Simplifier, *axes: Data) -> tuple[str, ...]:
+    union = 0
+    for names in axes:
+        union |= b.signature.axes_of(cast("tuple[str, ...]", names))
+    return b.signature.axes_names(union)
+
+
+def _less(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    return b.apply("greater", args[::-1])
+
+
+def _less_equal(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    return b.apply("greater_equal", args[::-1])
+
+
+def _where(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    return args[1] if args[1] == args[2] else None
+
+
+def _detach(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    return args[0] if b._step(args[0]).op in ("detach", LITERAL, SIZE) else None
+
+
+_RULES = {
+    "add": _add,
+    "sub": _sub,
+    "mul": _mul,
+    "neg": _neg,
+    "div": _div,
+    "square": _square,
+    "abs": _abs,
+    "relu": _relu,
+    "maximum": _maximum,
+    "minimum": _minimum,
+    "exp": _exp,
+    "log": _log,
+    "softmax": _softmax,
+    "sigmoid": _sigmoid,
+    "sum": _sum,
+    "dot": _dot,
+    "mean": _mean,
+    "less": _less,
+    "less_equal": _less_equal,
+    "where": _where,
+    "detach": _detach,
+}
+
+__all__ = ["VERSION", "Form", "Simplifier", "candidate_key", "canonical", "key_of_canonical", "structure_key"]
