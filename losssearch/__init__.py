@@ -1,0 +1,51 @@
+"""losssearch searches for loss functions: a loss is a small typed program, proposed, screened, trained, judged.
+
+    import losssearch as ls
+    ls.Search(space="multiclass", proxy="digits-noisy", name="demo").run(time="3m").best.module()
+    ls.loss("focal", gamma=2.0)
+    ls.parse("mean(-(1 - p_t)**g * log(p_t), 'n')", space="multiclass", constants={"g": 2.0})
+
+Names are loaded when they are first used, so that importing losssearch loads no torch, Ray, Optuna or database.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from losssearch.errors import LossSearchError as LossSearchError
+    from losssearch.api import loss as loss
+    from losssearch.api import parse as parse
+    from losssearch.proxies.user import blackbox as blackbox
+    from losssearch.proxies.user import task as task
+    from losssearch.result import SearchResult as SearchResult
+    from losssearch.search import Search as Search
+    from losssearch.spaces import load_space as load_space
+    from losssearch.testing import check_loss as check_loss
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "LossSearchError": "losssearch.errors",
+    "Search": "losssearch.search",
+    "SearchResult": "losssearch.result",
+    "blackbox": "losssearch.proxies.user",
+    "check_loss": "losssearch.testing",
+    "load_space": "losssearch.spaces",
+    "loss": "losssearch.api",
+    "parse": "losssearch.api",
+    "task": "losssearch.proxies.user",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'losssearch' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME]

@@ -1,0 +1,230 @@
+"""How good are these losses? What is stored is reused, the rest goes to the workers in chunks.
+
+A chunk of losses is one job and one transaction, and its composition does not depend on the number of workers, so
+that a search gives the same results on any pool and after any restart. A job that kills or hangs its worker is
+split until the culprit is alone; it gets one more try and is then recorded as poison.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from losssearch.execution.plan import Run, RunResult
+from losssearch.language.program import Program
+from losssearch.outcomes import Outcome
+from losssearch.pools.base import Answer, Pool
+from losssearch.proxies.base import Proxy
+from losssearch.records import candidate_row, constants_of, space_id
+from losssearch.spaces import Space
+from losssearch.store.rows import EvaluationRow, run_text
+from losssearch.store.store import Store
+
+RUNS_A_JOB = 32
+DEADLINE_S = 60.0
+TRIES = 2
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A loss to be trained, and the runs it needs (their `loss` index is ignored).
+
+    Args:
+        key: Key of the candidate.
+        program: As written.
+        scale: Factor for its gradient.
+        runs: What to train.
+    """
+
+    key: str
+    program: Program
+    scale: float
+    runs: tuple[Run, ...]
+
+
+@dataclass
+class _Job:
+    contenders: list[Contender]
+    tries: int = 0
+
+
+@dataclass
+class Evaluator:
+    """Trains losses on one proxy, through a pool, into a store.
+
+    Args:
+        store: Open for writing.
+        pool: Where trainings happen.
+        space, proxy: What is searched, and on what.
+        proxy_name: How a worker finds the proxy.
+        deadline_s: Seconds that one training may take.
+        watch: Called after each job with the number of trainings done.
+        trained: Trainings done so far by this object, reused ones not counted.
+    """
+
+    store: Store
+    pool: Pool
+    space: Space
+    proxy: Proxy
+    proxy_name: str
+    deadline_s: float = DEADLINE_S
+    watch: Callable[[int], None] = lambda trained: None
+    trained: int = 0
+    seconds: float = 0.0
+    _number: int = field(default=0, repr=False)
+
+    def evaluate(self, contenders: Sequence[Contender]) -> dict[str, list[RunResult]]:
+        """The results of every contender's runs, in their order; by key.
+
+        Every loss must be in the store (its row is added if it is not).
+        """
+        wanted = [c for c in contenders if c.runs]
+        self.store.add_candidates(
+            candidate_row(c.program, self.space, scale=c.scale) for c in wanted
+        )
+        protocol = self.proxy.protocol.hash
+        stored = self.store.evaluations([c.key for c in wanted], self.proxy.name, protocol)
+        results: dict[str, dict[str, RunResult]] = {}
+        queue: list[_Job] = []
+        for chunk in _chunks(wanted):
+            left: list[Contender] = []
+            for contender in chunk:
+                known = stored.get(contender.key, {})
+                mine = results.setdefault(contender.key, {})
+                missing = []
+                for run in contender.runs:
+                    row = known.get(_text(run))
+                    if row is None or Outcome[row.outcome] in (Outcome.TIMEOUT, Outcome.DIED):
+                        missing.append(run)
+                    else:
+                        mine[_text(run)] = _result(row)
+                if missing:
+                    left.append(replace(contender, runs=tuple(missing)))
+            if left:
+                queue.append(_Job(left))
+        began = time.perf_counter()
+        self._work(queue, results, protocol)
+        self.seconds += time.perf_counter() - began
+        return {c.key: [results[c.key][_text(run)] for run in c.runs] for c in wanted}
+
+    def _work(
+        self, queue: list[_Job], results: dict[str, dict[str, RunResult]], protocol: str
+    ) -> None:
+        waiting: dict[str, _Job] = {}
+        for job in queue:
+            self._submit(job, waiting)
+        while waiting:
+            for answer in self.pool.wait(timeout_s=1.0):
+                job = waiting.pop(answer.job_id)
+                for again in self._take(job, answer, results, protocol):
+                    self._submit(again, waiting)
+            self.watch(self.trained)
+
+    def _submit(self, job: _Job, waiting: dict[str, _Job]) -> None:
+        self._number += 1
+        name = f"job-{self._number}"
+        runs = [(i, run) for i, c in enumerate(job.contenders) for run in c.runs]
+        waiting[name] = job
+        self.pool.submit(
+            name,
+            {
+                "task": "train",
+                "proxy": self.proxy_name,
+                "space": space_id(self.space),
+                "losses": [
+                    {"formula": c.program.text, "constants": constants_of(c.program), "scale": c.scale}
+                    for c in job.contenders
+                ],
+                "runs": [asdict(run) | {"loss": i} for i, run in runs],
+            },
+            deadline_s=self.deadline_s * max(1, len(runs)),
+        )
+
+    def _take(
+        self, job: _Job, answer: Answer, results: dict[str, dict[str, RunResult]], protocol: str
+    ) -> list[_Job]:
+        """Record an answer; gives the jobs to be tried again."""
+        if answer.outcome is Outcome.SCORED and answer.result is not None:
+            found = [_read(raw) for raw in answer.result["runs"]]
+            self._record(job, found, results, protocol)
+            return []
+        if answer.outcome in (Outcome.DIED, Outcome.TIMEOUT):
+            if len(job.contenders) > 1:
+                half = len(job.contenders) // 2
+                return [_Job(job.contenders[:half]), _Job(job.contenders[half:])]
+            if job.tries + 1 < TRIES:
+                return [_Job(job.contenders, job.tries + 1)]
+            outcome, detail = Outcome.POISON, answer.outcome.value
+        else:
+            if len(job.contenders) > 1:
+                return [_Job([contender]) for contender in job.contenders]
+            outcome, detail = Outcome.FAILED, answer.detail
+        count = sum(len(c.runs) for c in job.contenders)
+        failed = RunResult(outcome, seconds=answer.seconds / max(count, 1), detail=detail)
+        self._record(job, [failed] * count, results, protocol)
+        return []
+
+    def _record(
+        self,
+        job: _Job,
+        found: Sequence[RunResult],
+        results: dict[str, dict[str, RunResult]],
+        protocol: str,
+    ) -> None:
+        pairs = [(c, run) for c in job.contenders for run in c.runs]
+        rows = []
+        for (contender, run), result in zip(pairs, found, strict=True):
+            results[contender.key][_text(run)] = result
+            rows.append(
+                EvaluationRow(
+                    contender.key,
+                    self.proxy.name,
+                    protocol,
+                    _text(run),
+                    result.outcome.name,
+                    result.metric,
+                    dict(result.metrics),
+                    [list(point) for point in result.curve],
+                    result.seconds,
+                )
+            )
+        self.store.record_evaluations(rows)
+        self.trained += len(rows)
+
+
+def _chunks(contenders: Sequence[Contender]) -> list[list[Contender]]:
+    """Losses in the order given, as many as make about RUNS_A_JOB runs."""
+    chunks: list[list[Contender]] = []
+    room = 0
+    for contender in contenders:
+        if room < len(contender.runs):
+            chunks.append([])
+            room = RUNS_A_JOB
+        chunks[-1].append(contender)
+        room -= len(contender.runs)
+    return chunks
+
+
+def _text(run: Run) -> str:
+    plain = {k: v for k, v in asdict(run).items() if k != "loss"}
+    return run_text(plain)
+
+
+def _read(raw: Mapping[str, Any]) -> RunResult:
+    """A worker's answer, believed only as far as it fits."""
+    metric = raw.get("metric")
+    return RunResult(
+        Outcome[raw["outcome"]],
+        None if metric is None else float(metric),
+        {str(k): float(v) for k, v in raw.get("metrics", {}).items()},
+        [(int(e), float(v)) for e, v in raw.get("curve", [])],
+        float(raw.get("seconds", 0.0)),
+        str(raw.get("detail", "")),
+    )
+
+
+def _result(row: EvaluationRow) -> RunResult:
+    curve = [(int(e), float(v)) for e, v in row.curve]
+    return RunResult(Outcome[row.outcome], row.metric, dict(row.metrics), curve, row.seconds)

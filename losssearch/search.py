@@ -1,0 +1,414 @@
+"""How is a loss found? THE LOOP, from a space and a task to a loss that can be used.
+
+    ask       the controller proposes programs
+    screen    judges that need no training, cheapest first
+    train     the rest, all at once, on a few common splits; the best of them again on more splits
+    tell      the controller learns, failures included
+    commit    one transaction: candidates, scores, counts, and the controller's state
+
+and at the end the finals: the best are trained on fresh splits, half of them under a second condition, and of those
+that are tied with the best the simplest stands for the search. A search that is killed goes on after its last
+committed round; trainings that were stored on the way are not done again.
+"""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from losssearch.controllers.base import Controller, Proposal, Told
+from losssearch.controllers.registry import make_controller
+from losssearch.duration import seconds_of
+from losssearch.errors import ProxyError, UsageError
+from losssearch.evaluation import DEADLINE_S, Contender, Evaluator
+from losssearch.ledger import CREDITED, Entry, Ledger
+from losssearch.outcomes import Outcome
+from losssearch.pools.base import Pool
+from losssearch.pools.open import open_pool
+from losssearch.proxies.base import Proxy
+from losssearch.proxies.registry import load_proxy
+from losssearch.records import candidate_row, program_of_row, read_program, space_id
+from losssearch.result import Discovered, SearchResult
+from losssearch.screening.pipeline import Screens, Verdict
+from losssearch.screening.scale import gradient_scale
+from losssearch.selection import Score, choose, score
+from losssearch.spaces import Space, load_space
+from losssearch.store.mirror import Mirror
+from losssearch.store.rows import CandidateRow, SearchRow
+from losssearch.store.store import Store
+
+ROUND = 64  # proposals a round
+PROMOTED = 0.1  # share of the trained that is trained again on more splits
+FINALISTS = 30
+FINALS_SHARE = 0.25  # of a time budget is kept for the finals
+CHOSEN = 3  # the rung of the loss that stands for the search
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a search stands, for whoever shows it."""
+
+    phase: str
+    seconds: float
+    left: float | None
+    seen: int
+    rejected: Mapping[str, int]
+    trained: int
+    trainings: int
+    best: float | None
+    formula: str
+
+
+Watch = Callable[[Progress], None]
+
+
+@dataclass
+class Search:
+    """A search for a loss.
+
+    Args:
+        space: Name of a shipped space, or path of a TOML file.
+        proxy: Name of a shipped task, or "path/to/file.py:function".
+        controller: What proposes: "evolution", "random", "optuna", "optuna:SAMPLER".
+        start: Names of the classical losses to start from; None for all seed points of the space.
+        storage: Database URL.
+        name: Of the search, in the database; run again under the same name to go on.
+        seed: Of all randomness of the controller.
+        workers: "inline", "processes", "processes:4", "ray", "ray:ADDRESS".
+        deadline_s: Seconds that one training may take before its worker is replaced.
+
+    Raises:
+        LossSearchError: An argument does not fit; says which and what to do.
+    """
+
+    space: str | Path
+    proxy: str
+    controller: str = "evolution"
+    start: Sequence[str] | None = None
+    storage: str = "sqlite:///losses.db"
+    name: str = "search"
+    seed: int = 0
+    workers: str = "processes"
+    deadline_s: float = DEADLINE_S
+    mirror: bool = True
+
+    def run(
+        self,
+        *,
+        time: str | float | None = None,
+        candidates: int | None = None,
+        watch: Watch = lambda progress: None,
+    ) -> SearchResult:
+        """Search until the budget is spent; what earlier runs of this name spent counts.
+
+        Args:
+            time: Seconds, or text such as "3m".
+            candidates: Proposals. With this budget the result depends on the seed alone, not on the machine's speed.
+            watch: Called as the search goes on.
+
+        Raises:
+            UsageError: No budget, or both.
+            LossSearchError: Anything that makes the search impossible.
+        """
+        if (time is None) == (candidates is None):
+            raise UsageError("Give one budget: time='3m' or candidates=500.")
+        if candidates is not None and candidates < 1:
+            raise UsageError(f"`candidates >= 1` must hold, but got {candidates=}.")
+        seconds = None if time is None else seconds_of(time)
+        with ExitStack() as stack:
+            stack.enter_context(_one_thread())
+            state = _State.enter(self, seconds, candidates, watch, stack)
+            state.status("running")
+            while size := state.room():
+                proposals = state.controller.ask(size)
+                if not proposals:
+                    break
+                verdicts = [state.screen(proposal) for proposal in proposals]
+                fresh = state.admit(proposals, verdicts)
+                state.train(fresh, rung=0)
+                promoted = state.train(state.ledger.to_promote(0, PROMOTED), rung=1)
+                state.close_round(proposals, verdicts, promoted)
+            state.finals()
+            state.status("finished")
+            return state.result()
+
+
+@dataclass
+class _State:
+    """A search while it runs: its parts, and the steps of its loop."""
+
+    spec: Search
+    space: Space
+    proxy: Proxy
+    store: Store
+    row: SearchRow
+    controller: Controller
+    screens: Screens
+    evaluator: Evaluator
+    ledger: Ledger
+    mirror: Mirror | None
+    seconds: float | None
+    candidates: int | None
+    watch: Watch
+    began: float
+    spent: float = 0.0
+    rejected: dict[str, int] = field(default_factory=dict)
+    phase: str = "search"
+    _round_began: float = 0.0
+    _screened: int = 0
+
+    @classmethod
+    def enter(
+        cls,
+        spec: Search,
+        seconds: float | None,
+        candidates: int | None,
+        watch: Watch,
+        stack: ExitStack,
+    ) -> _State:
+        """Load and open everything; go on where an earlier run stopped."""
+        space, proxy = load_space(spec.space), load_proxy(spec.proxy)
+        if proxy.space != space.task:
+            raise UsageError(
+                f"The proxy {spec.proxy!r} trains {proxy.space} losses, but the space {space.name!r} is for "
+                f"{space.task}. Choose a proxy or a space that fits."
+            )
+        start = [space.loss(n) for n in spec.start] if spec.start else list(space.seeds)
+        began = clock.perf_counter()
+        store = stack.enter_context(Store.open(spec.storage))
+        config = {"start": [s.name for s in start], "space_digest": space.digest, "round": ROUND}
+        row = store.open_search(
+            spec.name, space_id(space), proxy.name, spec.controller, config, spec.seed
+        )
+        stack.callback(store.close_search, row)
+        controller = make_controller(
+            spec.controller, space, [(s.name, s.program) for s in start], spec.seed
+        )
+        pool: Pool = stack.enter_context(open_pool(spec.workers))
+        evaluator = Evaluator(store, pool, space, proxy, _place(spec.proxy), spec.deadline_s)
+        mirror = Mirror(store, row) if spec.mirror else None
+        state = cls(
+            spec, space, proxy, store, row, controller, Screens.of(space), evaluator, Ledger(),
+            mirror, seconds, candidates, watch, began,
+        )  # fmt: skip
+        evaluator.watch = lambda trained: state.show()
+        state.seed_points()
+        state.resume()
+        state._round_began = clock.perf_counter()
+        return state
+
+    def seed_points(self) -> None:
+        """Classical losses are rows like any other."""
+        self.store.add_candidates(
+            candidate_row(
+                loss.program,
+                self.space,
+                scale=gradient_scale(loss.program, self.space),
+                name=loss.name,
+                source=loss.source,
+            )
+            for loss in self.space.losses.values()
+        )
+
+    def resume(self) -> None:
+        """Take up what earlier rounds left."""
+        if self.row.rounds == 0:
+            return
+        self.controller.restore(self.row.state)
+        self.spent = sum(done.seconds for done in self.store.rounds(self.row.name))
+        rows = self.store.proposals(self.row.name)
+        known = self.store.candidates({r.candidate_key for r in rows})
+        for row in rows:
+            candidate, outcome = known[row.candidate_key], Outcome[row.outcome]
+            if row.same_as or outcome is Outcome.DUPLICATE or candidate.scale is None:
+                self.screens.remember(candidate.key, None)
+                continue
+            program = read_program(row.formula, candidate.constants, self.space)
+            self.screens.remember(candidate.key, program)
+            entry = Entry(row.number, candidate.key, program, candidate.scale)
+            entry.score = Score(row.score, outcome=outcome, detail=row.detail)
+            entry.rung = min(row.rung, CHOSEN - 1)
+            self.ledger.add(entry)
+
+    # The steps of a round.
+
+    def room(self) -> int:
+        """How many proposals the budget still allows in the next round."""
+        if self.candidates is not None:
+            return max(0, min(ROUND, self.candidates - self.row.proposals))
+        used = self.spent + clock.perf_counter() - self.began
+        return ROUND if used < (self.seconds or 0) * (1 - FINALS_SHARE) else 0
+
+    def screen(self, proposal: Proposal) -> Verdict:
+        verdict = self.screens.judge(proposal.program)
+        self._screened += 1
+        if verdict.rejection is not None:
+            name = verdict.rejection.outcome.name
+            self.rejected[name] = self.rejected.get(name, 0) + 1
+        self.show()
+        return verdict
+
+    def admit(self, proposals: Sequence[Proposal], verdicts: Sequence[Verdict]) -> list[Entry]:
+        """Entries for the candidates that passed every screen."""
+        fresh = []
+        for proposal, verdict in zip(proposals, verdicts, strict=True):
+            if verdict.rejection is None:
+                case = verdict.case
+                scale = gradient_scale(case.program, self.space)
+                fresh.append(Entry(proposal.number, case.key, case.written, scale))
+                self.ledger.add(fresh[-1])
+        return fresh
+
+    def train(self, entries: Sequence[Entry], rung: int) -> list[Entry]:
+        """Train entries at a rung; their scores are then those of that rung."""
+        runs = tuple(self.proxy.runs(rung, [0]))
+        contenders = [Contender(e.key, e.program, e.scale, runs) for e in entries]
+        results = self.evaluator.evaluate(contenders)
+        for entry in entries:
+            entry.score, entry.rung = score(runs, results[entry.key]), rung
+        return list(entries)
+
+    def close_round(
+        self, proposals: Sequence[Proposal], verdicts: Sequence[Verdict], promoted: Sequence[Entry]
+    ) -> None:
+        """Tell the controller, then commit the round and the controller's state in one transaction."""
+        number = self.row.rounds
+        rows, candidates, told = [], [], []
+        for proposal, verdict in zip(proposals, verdicts, strict=True):
+            case, rejection = verdict.case, verdict.rejection
+            entry = self.ledger.entries.get(case.key) if rejection is None else None
+            outcome = entry.outcome if entry else rejection.outcome if rejection else Outcome.SCORED
+            same_as = rejection.same_as if rejection else None
+            candidates.append(self._candidate(verdict, entry))
+            rows.append(
+                self.ledger.row(
+                    proposal, case.written, case.key, outcome,
+                    rejection.detail if rejection else "", same_as, case.tags,
+                )
+            )  # fmt: skip
+            if entry is not None:
+                told.append(entry.told())
+            elif outcome in CREDITED and same_as:
+                told.append(self.ledger.credited(proposal, outcome, same_as))
+            else:
+                size = case.written.size
+                told.append(Told(proposal.number, case.key, case.written, None, outcome, size, 0))
+        fresh = {p.number for p in proposals}
+        older = [e for e in promoted if e.number not in fresh]
+        self.controller.tell([*told, *(e.told() for e in older)])
+        if number == 0:
+            self._insist_on_a_start(proposals)
+        now = clock.perf_counter()
+        seconds, self._round_began = now - self._round_began, now
+        self.row = self.store.commit_round(
+            self.row, number, rows, self.screens.take_counts(), self.controller.state(), seconds,
+            updates=[e.update() for e in older], candidates=candidates,
+        )  # fmt: skip
+        self._screened = 0
+        if self.mirror is not None:
+            self.mirror.update()
+        self.show()
+
+    def _candidate(self, verdict: Verdict, entry: Entry | None) -> CandidateRow:
+        case = verdict.case
+        return candidate_row(
+            case.written, self.space, ran=case.program, scale=entry.scale if entry else None
+        )
+
+    def _insist_on_a_start(self, proposals: Sequence[Proposal]) -> None:
+        """A task on which no known loss can be trained is broken: better said now than after an hour."""
+        entries = list(self.ledger)
+        broken = (Outcome.FAILED, Outcome.INVALID, Outcome.POISON)
+        if entries and all(e.outcome in broken for e in entries):
+            first = entries[0]
+            raise ProxyError(
+                f"The proxy {self.spec.proxy!r} could train none of the first {len(entries)} losses. Of "
+                f"{first.program.text} it said: {first.score.detail if first.score else ''} "
+                f"({first.outcome.value}) Mend the proxy and run again."
+            )
+
+    def finals(self) -> None:
+        """The best, on fresh splits and under a second condition; the simplest of the tied is chosen."""
+        self.phase = "finals"
+        finalists = self.ledger.best(self._finalists(), rung=1) or self.ledger.best(1)
+        self.train(finalists, rung=2)
+        self.show()
+        chosen = choose(
+            {e.key: e.score for e in finalists if e.score is not None},
+            {e.key: e.program.size for e in finalists},
+        )
+        updates = [replace(e.update(), rung=CHOSEN if e.key == chosen else 2) for e in finalists]
+        kept = {e.number for e in finalists}
+        before = [
+            ranked.proposal.number
+            for ranked in self.store.leaderboard(self.row.name, limit=5)
+            if ranked.proposal.rung == CHOSEN and ranked.proposal.number not in kept
+        ]
+        updates += [replace(e.update(), rung=2) for e in self.ledger if e.number in before]
+        self.store.update_scores(self.row, updates)
+        self.store.add_event(
+            self.row, "finals", {"finalists": len(finalists), "chosen": chosen}
+        )
+        if self.mirror is not None:
+            self.mirror.update()
+
+    def _finalists(self) -> int:
+        """As many as the time left can train; all of them when the budget is a number of candidates."""
+        trained, took = self.evaluator.trained, self.evaluator.seconds
+        if self.seconds is None or trained < 100:
+            return FINALISTS
+        left = self.seconds - self.spent - (clock.perf_counter() - self.began)
+        cost = len(self.proxy.runs(2, [0])) * took / trained
+        return max(5, min(FINALISTS, int(left / cost)))
+
+    # Looking out.
+
+    def status(self, status: str) -> None:
+        self.store.set_status(self.row, status)
+
+    def show(self) -> None:
+        leader = self.ledger.leader()
+        used = self.spent + clock.perf_counter() - self.began
+        self.watch(
+            Progress(
+                self.phase,
+                used,
+                None if self.seconds is None else max(0.0, self.seconds - used),
+                self.row.proposals + self._screened,
+                dict(self.rejected),
+                sum(e.rung >= 0 for e in self.ledger),
+                self.evaluator.trained,
+                leader.value if leader else None,
+                leader.program.text if leader else "",
+            )
+        )
+
+    def result(self) -> SearchResult:
+        found = [
+            Discovered.of_row(ranked, self.space, self.row.name)
+            for ranked in self.store.leaderboard(self.row.name, limit=FINALISTS)
+        ]
+        return SearchResult(self.row.name, self.spec.storage, tuple(found), self.row.proposals)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Screens work on small tensors, for which a second thread costs more than it brings."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _place(proxy: str) -> str:
+    """A proxy's name as a worker in another folder finds it."""
+    path, colon, function = proxy.rpartition(":")
+    return f"{Path(path).expanduser().resolve()}:{function}" if colon and path.endswith(".py") else proxy
