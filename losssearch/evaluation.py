@@ -44,6 +44,9 @@ class Contender:
     runs: tuple[Run, ...]
 
 
+Results = dict[tuple[str, Run], RunResult]
+
+
 @dataclass
 class _Job:
     contenders: list[Contender]
@@ -75,45 +78,37 @@ class Evaluator:
     seconds: float = 0.0
     _number: int = field(default=0, repr=False)
 
-    def evaluate(self, contenders: Sequence[Contender]) -> dict[str, list[RunResult]]:
-        """The results of every contender's runs, in their order; by key.
-
-        Every loss must be in the store (its row is added if it is not).
-        """
-        wanted = [c for c in contenders if c.runs]
+    def evaluate(self, contenders: Sequence[Contender]) -> list[list[RunResult]]:
+        """The results of every contender's runs, in their order. Rows of unknown losses are added."""
         self.store.add_candidates(
-            candidate_row(c.program, self.space, scale=c.scale) for c in wanted
+            candidate_row(c.program, self.space, scale=c.scale) for c in contenders
         )
         protocol = self.proxy.protocol.hash
-        stored = self.store.evaluations([c.key for c in wanted], self.proxy.name, protocol)
-        results: dict[str, dict[str, RunResult]] = {}
-        queue: list[_Job] = []
-        for chunk in _chunks(wanted):
+        stored = self.store.evaluations([c.key for c in contenders], self.proxy.name, protocol)
+        results: Results = {}
+        jobs: list[_Job] = []
+        for chunk in _chunks(contenders):
             left: list[Contender] = []
             for contender in chunk:
-                known = stored.get(contender.key, {})
-                mine = results.setdefault(contender.key, {})
                 missing = []
                 for run in contender.runs:
-                    row = known.get(_text(run))
+                    row = stored.get(contender.key, {}).get(_text(run))
                     if row is None or Outcome[row.outcome] in (Outcome.TIMEOUT, Outcome.DIED):
                         missing.append(run)
                     else:
-                        mine[_text(run)] = _result(row)
+                        results[contender.key, run] = _result(row)
                 if missing:
                     left.append(replace(contender, runs=tuple(missing)))
             if left:
-                queue.append(_Job(left))
+                jobs.append(_Job(left))
         began = time.perf_counter()
-        self._work(queue, results, protocol)
+        self._work(jobs, results, protocol)
         self.seconds += time.perf_counter() - began
-        return {c.key: [results[c.key][_text(run)] for run in c.runs] for c in wanted}
+        return [[results[c.key, run] for run in c.runs] for c in contenders]
 
-    def _work(
-        self, queue: list[_Job], results: dict[str, dict[str, RunResult]], protocol: str
-    ) -> None:
+    def _work(self, jobs: Sequence[_Job], results: Results, protocol: str) -> None:
         waiting: dict[str, _Job] = {}
-        for job in queue:
+        for job in jobs:
             self._submit(job, waiting)
         while waiting:
             for answer in self.pool.wait(timeout_s=1.0):
@@ -143,7 +138,7 @@ class Evaluator:
         )
 
     def _take(
-        self, job: _Job, answer: Answer, results: dict[str, dict[str, RunResult]], protocol: str
+        self, job: _Job, answer: Answer, results: Results, protocol: str
     ) -> list[_Job]:
         """Record an answer; gives the jobs to be tried again."""
         if answer.outcome is Outcome.SCORED and answer.result is not None:
@@ -170,13 +165,13 @@ class Evaluator:
         self,
         job: _Job,
         found: Sequence[RunResult],
-        results: dict[str, dict[str, RunResult]],
+        results: Results,
         protocol: str,
     ) -> None:
         pairs = [(c, run) for c in job.contenders for run in c.runs]
         rows = []
         for (contender, run), result in zip(pairs, found, strict=True):
-            results[contender.key][_text(run)] = result
+            results[contender.key, run] = result
             rows.append(
                 EvaluationRow(
                     contender.key,

@@ -30,7 +30,7 @@ from losssearch.outcomes import Outcome
 from losssearch.pools.base import Pool
 from losssearch.pools.open import open_pool
 from losssearch.proxies.base import Proxy
-from losssearch.proxies.registry import load_proxy
+from losssearch.proxies.registry import load_proxy, place_of
 from losssearch.records import candidate_row, program_of_row, read_program, space_id
 from losssearch.result import Discovered, SearchResult
 from losssearch.screening.pipeline import Screens, Verdict
@@ -182,14 +182,14 @@ class _State:
         store = stack.enter_context(Store.open(spec.storage))
         config = {"start": [s.name for s in start], "space_digest": space.digest, "round": ROUND}
         row = store.open_search(
-            spec.name, space_id(space), proxy.name, spec.controller, config, spec.seed
+            spec.name, space_id(space), place_of(spec.proxy), spec.controller, config, spec.seed
         )
         stack.callback(store.close_search, row)
         controller = make_controller(
             spec.controller, space, [(s.name, s.program) for s in start], spec.seed
         )
         pool: Pool = stack.enter_context(open_pool(spec.workers))
-        evaluator = Evaluator(store, pool, space, proxy, _place(spec.proxy), spec.deadline_s)
+        evaluator = Evaluator(store, pool, space, proxy, place_of(spec.proxy), spec.deadline_s)
         mirror = Mirror(store, row) if spec.mirror else None
         state = cls(
             spec, space, proxy, store, row, controller, Screens.of(space), evaluator, Ledger(),
@@ -268,8 +268,8 @@ class _State:
         runs = tuple(self.proxy.runs(rung, [0]))
         contenders = [Contender(e.key, e.program, e.scale, runs) for e in entries]
         results = self.evaluator.evaluate(contenders)
-        for entry in entries:
-            entry.score, entry.rung = score(runs, results[entry.key]), rung
+        for entry, found in zip(entries, results, strict=True):
+            entry.score, entry.rung = score(runs, found), rung
         return list(entries)
 
     def close_round(
@@ -406,9 +406,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _place(proxy: str) -> str:
-    """A proxy's name as a worker in another folder finds it."""
-    path, colon, function = proxy.rpartition(":")
-    return f"{Path(path).expanduser().resolve()}:{function}" if colon and path.endswith(".py") else proxy

@@ -35,14 +35,20 @@ class Compiled:
 
     Args:
         program: Definitions must have been expanded (`canonical` does).
-        plain: Skip guards where bounds on the operating range prove them idle. The result is equal on that
-            range only, so a module that meets any input must not ask for it.
+        plain: Skip guards that are idle whatever the prediction, as bounds prove; the result is the same.
+        shortcuts: Functions to run in place of a primitive's own, by its name; equal to it.
     """
 
-    def __init__(self, program: Program, *, plain: bool = False) -> None:
+    def __init__(
+        self,
+        program: Program,
+        *,
+        plain: bool = True,
+        shortcuts: Mapping[str, Callable[..., Tensor]] | None = None,
+    ) -> None:
         self.program = program
         self._rank = len(program.signature.axes)
-        ranges = bounds(program) if plain else ()
+        ranges = bounds(program, any_input=True) if plain else ()
         self._steps: list[_Step | None] = []
         for step in program.instructions:
             row = PRIMITIVES.get(step.op)
@@ -51,7 +57,7 @@ class Compiled:
                     raise UsageError(f"Only canonical programs run; {step.data!r} is not expanded.")
                 self._steps.append(None)
                 continue
-            function = row.torch
+            function = (shortcuts or {}).get(step.op, row.torch)
             if plain and row.plain and row.harmless and row.harmless(*(ranges[i] for i in step.args)):
                 function = row.plain
             as_number = tuple(
@@ -156,7 +162,7 @@ def aligned(signature: Signature, name: str, tensor: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=4096)
-def compiled(program: Program, plain: bool = False) -> Compiled:
+def compiled(program: Program, plain: bool = True) -> Compiled:
     """The canonical form of a program as a torch function; remembered."""
     return Compiled(canonical(program), plain=plain)
 

@@ -13,16 +13,27 @@ from losssearch.language import intervals as iv
 from losssearch.language.intervals import Interval
 from losssearch.language.primitives import PRIMITIVES
 from losssearch.language.program import Constant, Instruction, Program
-from losssearch.language.signature import Kind, Signature
+from losssearch.language.signature import Kind, Role, Signature
 from losssearch.language.term import CONSTANT, INPUT, LITERAL, SIZE
 
 
-def bounds(program: Program) -> tuple[Interval, ...]:
-    """One interval an instruction; definitions must have been expanded, else they are unbounded."""
+def bounds(program: Program, *, any_input: bool = False) -> tuple[Interval, ...]:
+    """One interval an instruction; definitions must have been expanded, else they are unbounded.
+
+    Args:
+        program: What to bound.
+        any_input: Believe no operating range but that of targets, so that what is shown holds for whatever a
+            network or a user may feed.
+    """
     found: list[Interval] = []
     constants = {c.name: c for c in program.constants}
+    signature = program.signature
     for step in program.instructions:
-        found.append(bound(program.signature, step, program.instructions, found, constants))
+        given = any_input and step.op == INPUT
+        if given and signature.inputs[str(step.data)].role is not Role.TARGET:
+            found.append(iv.REALS)
+        else:
+            found.append(bound(signature, step, program.instructions, found, constants))
     return tuple(found)
 
 
@@ -50,12 +61,12 @@ def bound(
         return iv.REALS
     if step.op == "dot":
         for weight, other in (step.args, step.args[::-1]):
-            if is_simplex(signature, instructions[weight], step.data):
+            if is_distribution(signature, instructions, weight, step.data):
                 return found[other]
     if step.op in ("add", "sub", "mul", "div") and step.args[0] == step.args[1]:
         x = found[step.args[0]]
         if step.op == "mul":
-            return cast(Interval, PRIMITIVES["square"].interval(x))
+            return PRIMITIVES["square"].interval(x)
         if step.op == "sub" and x.is_bounded:
             return iv.point(0.0)
     result = row.interval(*(found[i] for i in step.args))
@@ -68,3 +79,16 @@ def is_simplex(signature: Signature, step: Instruction, axes: object) -> bool:
         return False
     properties = signature.inputs[str(step.data)].properties
     return f"simplex over {axes[0]}" in properties or f"one_hot over {axes[0]}" in properties
+
+
+def is_distribution(
+    signature: Signature, instructions: Sequence[Instruction], index: int, axes: object
+) -> bool:
+    """Whether a value sums to 1 over just these axes: a simplex, or a softmax over them."""
+    step = instructions[index]
+    if step.op == "softmax":
+        return step.data == axes
+    if step.op == "exp":
+        inner = instructions[step.args[0]]
+        return inner.op == "log_softmax" and inner.data == axes
+    return is_simplex(signature, step, axes)

@@ -42,7 +42,12 @@ def canonical(program: Program) -> Program:
 
 def structure_key(program: Program) -> str:
     """The same for programs that differ only in the values of constants. 32 hex digits."""
-    return _digest(f"{VERSION}|{format_program(canonical(program))}")
+    return structure_key_of_canonical(canonical(program))
+
+
+def structure_key_of_canonical(program: Program) -> str:
+    """`structure_key` of a program that is canonical already."""
+    return digest(f"{VERSION}|{format_program(program)}")
 
 
 def candidate_key(program: Program) -> str:
@@ -53,10 +58,10 @@ def candidate_key(program: Program) -> str:
 def key_of_canonical(program: Program) -> str:
     """`candidate_key` of a program that is canonical already."""
     values = ",".join(repr(c.value) for c in program.constants)
-    return _digest(f"{VERSION}|{format_program(program)}|{values}")
+    return digest(f"{VERSION}|{format_program(program)}|{values}")
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -90,6 +95,8 @@ class Simplifier(Builder):
         return self.add(Term(op, (), data))
 
     def apply(self, op: str, args: Sequence[int], data: Data = None, position: int = -1) -> int:
+        if isinstance(data, tuple) and (fewer := self._lacking(op, tuple(args), data)) is not None:
+            return fewer
         rule = _RULES.get(op)
         simpler = rule(self, tuple(args), data) if rule else None
         if simpler is None and op in _LINEAR:
@@ -98,6 +105,63 @@ class Simplifier(Builder):
             inner = self.apply(op, self._args(args[0]))
             simpler = inner if op in _EVEN else self.neg(inner)
         return super().apply(op, args, data, position) if simpler is None else simpler
+
+    def _lacking(self, op: str, args: tuple[int, ...], data: tuple[object, ...]) -> int | None:
+        """An operation over axes some of which a simplified argument has lost, as in mean(0 * x).
+
+        Along those it is the same everywhere: a sum counts it as often as the axis is long, a mean
+        or maximum is it.
+        """
+        union = 0
+        for i in args:
+            union |= self._step(i).axes
+        if PRIMITIVES[op].form is Form.COPY:
+            pairs = cast("tuple[tuple[str, str], ...]", data)
+            kept = tuple(pair for pair in pairs if self.signature.bits[pair[1]] & union)
+            if len(kept) == len(pairs):
+                return None
+            return self.apply(op, args, kept) if kept else args[0]
+        names = cast("tuple[str, ...]", data)
+        present = tuple(a for a in names if self.signature.bits[a] & union)
+        if len(present) == len(names):
+            return None
+        sizes = [self.add(Term(SIZE, (), a)) for a in names if a not in present]
+        if op in ("sum", "dot"):
+            inner = self.apply(op, args, present) if present else self.product_of(args)
+            return self.product_of([inner, *sizes])
+        if op in ("logsumexp", "log_softmax", "softmax"):
+            return self._lacking_in_exponents(op, args, present, sizes)
+        if present:
+            return self.apply(op, args, present)
+        if len(args) == 1:
+            return args[0]
+        if op == "mean":
+            return self.apply("div", (self.apply("mul", args), args[1]))
+        some = self.apply("greater", (args[1], self.literal(0.0)))
+        return self.apply("where", (some, args[0], self.literal(0.0)))
+
+    def _lacking_in_exponents(
+        self, op: str, args: tuple[int, ...], present: tuple[str, ...], sizes: list[int]
+    ) -> int:
+        if op == "softmax":
+            logs = self._lacking_in_exponents("log_softmax", args, present, sizes)
+            return self.apply("exp", (logs,))
+        extra = self.apply("log", (self.product_of(sizes),))
+        if op == "log_softmax":
+            inner = self.apply(op, args, present) if present else self.literal(0.0)
+            return self.apply("sub", (inner, extra))
+        if len(args) == 1:
+            inner = self.apply(op, args, present) if present else args[0]
+            return self.apply("add", (inner, extra))
+        zero = self.literal(0.0)
+        some = self.apply("greater", (args[1], zero))
+        if present:
+            inner = self.apply(op, args, present)
+            held = tuple(a for a in present if self.signature.bits[a] & self._step(some).axes)
+            some = self.apply("any", (some,), held) if held else some
+        else:
+            inner = self.apply("add", (args[0], self.apply("log", (args[1],))))
+        return self.apply("where", (some, self.apply("add", (inner, extra)), zero))
 
     def _emit(
         self,
@@ -406,9 +470,26 @@ def _log(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
             return b.neg(b.apply("softplus", b._args(b._args(other)[0])))
     if step.op == "dot":
         for weight, p in (step.args, step.args[::-1]):
-            if b._is(p, "exp") and b._is(b._args(p)[0], "log_softmax") and b.bounds[weight].low >= 0:
+            if (
+                b._is(p, "exp")
+                and b._is(b._args(p)[0], "log_softmax")
+                and _has_some(b, weight, step.data)
+            ):
                 return b.apply("logsumexp", (b._args(p)[0], weight), step.data)
     return None
+
+
+def _has_some(b: Simplifier, weight: int, axes: Data) -> bool:
+    """Whether a weight is never negative and never 0 throughout: a simplex t, 1 - t, or bounded."""
+    if b.bounds[weight].low >= EPS or bnd.is_simplex(b.signature, b._step(weight), axes):
+        return True
+    step = b._step(weight)
+    return (
+        step.op == "add"
+        and b.number(step.args[0]) == 1
+        and b._is(step.args[1], "neg")
+        and bnd.is_simplex(b.signature, b._step(b._args(step.args[1])[0]), axes)
+    )
 
 
 def _softmax(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
@@ -487,7 +568,12 @@ def _detach(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
     return args[0] if b._step(args[0]).op in ("detach", LITERAL, SIZE) else None
 
 
+def _pow(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
+    return b.literal(1.0) if b.number(args[1]) == 0 or b.number(args[0]) == 1 else None
+
+
 _RULES = {
+    "pow": _pow,
     "add": _add,
     "sub": _sub,
     "mul": _mul,
@@ -511,4 +597,4 @@ _RULES = {
     "detach": _detach,
 }
 
-__all__ = ["VERSION", "Form", "Simplifier", "candidate_key", "canonical", "key_of_canonical", "structure_key"]
+__all__ = ["VERSION", "Form", "Simplifier", "candidate_key", "canonical", "key_of_canonical", "structure_key", "structure_key_of_canonical"]

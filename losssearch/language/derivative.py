@@ -15,7 +15,7 @@ from losssearch.language.formula import parse_term
 from losssearch.language.primitives import PRIMITIVES, Form
 from losssearch.language.program import Program
 from losssearch.language.signature import AxisSet
-from losssearch.language.term import INPUT, LITERAL, NAME, SIZE, Term
+from losssearch.language.term import INPUT, LITERAL, NAME, Term
 
 
 def gradient(program: Program, wrt: Sequence[str]) -> Program:
@@ -96,15 +96,7 @@ def _instantiate(builder: Simplifier, term: Term, names: dict[str, int], axes: o
 
 def _sum(builder: Simplifier, value: int, axes: tuple[str, ...]) -> int:
     """Sum over axes; one that the value lacks counts as often as it is long."""
-    signature = builder.signature
-    has = builder.instructions[value].axes
-    present = tuple(a for a in axes if signature.bits[a] & has)
-    if present:
-        value = builder.apply("sum", (value,), present)
-    for axis in axes:
-        if axis not in present:
-            value = builder.apply("mul", (value, builder.add(Term(SIZE, (), axis))))
-    return value
+    return builder.apply("sum", (value,), axes) if axes else value
 
 
 def _summed_back(builder: Simplifier, value: int, spread: AxisSet, wanted: AxisSet) -> int:

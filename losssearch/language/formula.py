@@ -31,7 +31,8 @@ _TOKEN = re.compile(
     r"(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
     r"|(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
     r"|(?P<text>'[^'\n]*'|\"[^\"\n]*\")"
-    r"|(?P<op>\*\*|>=|<=|==|[-+*/()=,;<>])"
+    r"|(?P<op>\*\*|>=|<=|==|[-+*/()=,;<>])",
+    re.ASCII,  # float() would read digits of other scripts too
 )
 _SPACE = re.compile(r"\s*")
 _BINDING = {">": 1, ">=": 1, "<": 1, "<=": 1, "==": 1, "+": 2, "-": 2, "*": 3, "/": 3, "**": 5}

@@ -342,7 +342,12 @@ def _pow_interval(x: Interval, y: Interval) -> Interval:
     logs = Interval(_log_of(max(x.low, EPS)), _log_of(max(x.high, EPS)))
     power = iv.mul(y, logs)
     value = Interval(_exp_of(power.low), _exp_of(power.high))
-    return value if x.low >= EPS else iv.REALS if x.low < 0 else iv.Interval(-iv.INF, value.high)
+    if x.low >= EPS:
+        return value
+    edge = iv.mul(y, iv.point(math.log(EPS)))
+    capped = Interval(_exp_of(min(edge.low, CEILING)), _exp_of(min(edge.high, CEILING)))
+    drop = iv.mul(iv.mul(y, capped), Interval(0.0, (EPS - x.low) / EPS))
+    return value.hull(iv.sub(Interval(_exp_of(edge.low), _exp_of(edge.high)), drop))
 
 
 def _softplus_of(x: float) -> float:
@@ -387,7 +392,7 @@ def _same(x: Interval) -> Interval:
 
 
 _E, _R, _C, _L = Form.ELEMENTWISE, Form.REDUCTION, Form.CONTRACTION, Form.ALONG
-_MASK = {"result": Kind.MASK, "interval": iv.constantly(iv.UNIT)}
+_M, _YES_NO = Kind.MASK, iv.constantly(iv.UNIT)
 _TOP = f"{math.exp(CEILING)!r}"
 
 # Derivatives that need more than a line. `b` is the guarded base, `m` the capped power.
@@ -445,11 +450,11 @@ _ROWS = [
     Primitive("minimum", _E, 2, _minimum,
               ("where(x < y, g, where(x > y, 0, g / 2))", "where(y < x, g, where(y > x, 0, g / 2))"),
               iv.minimum, r"\min\left({x}, {y}\right)", commutes=True, rising=(1, 1), curvature="concave"),
-    Primitive("greater", _E, 2, _greater, (None, None), latex="{x} > {y}", symbol=">", **_MASK),
-    Primitive("greater_equal", _E, 2, _greater_equal, (None, None), latex=r"{x} \ge {y}", symbol=">=", **_MASK),
-    Primitive("less", _E, 2, _less, (None, None), latex="{x} < {y}", symbol="<", **_MASK),
-    Primitive("less_equal", _E, 2, _less_equal, (None, None), latex=r"{x} \le {y}", symbol="<=", **_MASK),
-    Primitive("equal", _E, 2, _equal, (None, None), latex="{x} = {y}", symbol="==", commutes=True, **_MASK),
+    Primitive("greater", _E, 2, _greater, (None, None), _YES_NO, "{x} > {y}", symbol=">", result=_M),
+    Primitive("greater_equal", _E, 2, _greater_equal, (None, None), _YES_NO, r"{x} \ge {y}", symbol=">=", result=_M),
+    Primitive("less", _E, 2, _less, (None, None), _YES_NO, "{x} < {y}", symbol="<", result=_M),
+    Primitive("less_equal", _E, 2, _less_equal, (None, None), _YES_NO, r"{x} \le {y}", symbol="<=", result=_M),
+    Primitive("equal", _E, 2, _equal, (None, None), _YES_NO, "{x} = {y}", symbol="==", commutes=True, result=_M),
     Primitive("where", _E, 3, _where, (None, "where(x, g, 0)", "where(x, 0, g)"), _where_interval,
               r"\begin{{cases}} {y} & {x} \\ {z} & \text{{otherwise}} \end{{cases}}", masks=(0,)),
     Primitive("detach", _E, 1, _detach, (None,), _same, r"\overline{{{x}}}"),
@@ -469,7 +474,7 @@ _ROWS = [
     Primitive("logsumexp", _R, 2, _logsumexp,
               ("relu(y) * g * exp(x - out)", "where(y > 0, g * exp(x - out), 0)"), _logsumexp_interval,
               r"\log\sum_{{{axes}}} e^{{{x}}}", rising=(1, 0), curvature="convex"),
-    Primitive("any", Form.REDUCTION, 1, _any, (None,), latex=r"\exists_{{{axes}}}\, {x}", **_MASK),
+    Primitive("any", Form.REDUCTION, 1, _any, (None,), _YES_NO, r"\exists_{{{axes}}}\, {x}", result=_M),
     Primitive("dot", _C, 2, _dot, ("g * y", "g * x"), _dot_interval, r"\sum_{{{axes}}} {x} \cdot {y}",
               commutes=True),
     Primitive("like", Form.COPY, 1, _like, ("g",), _same, r"{x}^{{({axes})}}", rising=(1,), curvature="affine"),

@@ -387,8 +387,6 @@ class Builder:
             return (self.literal(-cast(float, self.instructions[args[0]].data)),)
         if op == "pow" and len(args) == 2 and self.instructions[args[1]].op == LITERAL:
             x, exponent = args[0], self.instructions[args[1]].data
-            if exponent == 0:
-                return (self.literal(1.0),)
             if exponent == 1:
                 return (x,)
             if exponent == 2:

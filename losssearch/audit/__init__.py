@@ -1,0 +1,1 @@
+"""The last judge: fresh splits and seeds, paired statistics, controls."""

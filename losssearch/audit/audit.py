@@ -1,0 +1,287 @@
+"""Is the found loss really better? The last judge: fresh data, equal tuning, paired statistics.
+
+    tune     the found loss and every classical one get the same number of settings (constants, learning rate, weight
+             decay; the number of epochs is read off the curve), scored on splits that no rung used
+    drop     after a first batch of settings only the best classical losses go on, with those of the controls
+    test     30 splits whose test samples no search and no tuning touched; the same splits for everyone
+    compare  by the corrected resampled t test, against the classical loss that does best *here*
+
+The table keeps the losing rows. About 40 seconds on two cores for digits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from losssearch.audit.statistics import PairedComparison, corrected_t_test
+from losssearch.controllers.tuner import ConstantTuner, Trial
+from losssearch.errors import UsageError
+from losssearch.evaluation import Contender, Evaluator
+from losssearch.execution.plan import Run, RunResult
+from losssearch.language.canonical import candidate_key
+from losssearch.language.program import Program
+from losssearch.outcomes import Outcome
+from losssearch.pools.open import open_pool
+from losssearch.proxies.registry import load_proxy
+from losssearch.records import program_of_row
+from losssearch.screening.scale import gradient_scale
+from losssearch.spaces import Space, load_space
+from losssearch.store.rows import SearchRow
+from losssearch.store.store import Store
+
+DECAYS = (0.0, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+TUNING_SPLITS = tuple(range(1000, 1006))  # beyond those of every rung
+BATCH = 8  # settings between two looks of the tuner
+PEERS = 10  # classical losses that are tuned to the end
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One loss in the table of an audit.
+
+    Args:
+        label: `demo/1`, or the name of a classical loss.
+        kind: "found", "classical" or "control".
+        formula: With its constants' tuned values in `constants`.
+        rate, decay, epochs: Tuned setting.
+        error: Mean error over the splits; per_split holds each.
+        versus: The found loss against this one; None for the found loss itself.
+    """
+
+    label: str
+    kind: str
+    formula: str
+    constants: dict[str, float]
+    rate: float
+    decay: float
+    epochs: int
+    error: float
+    worst: float
+    per_split: tuple[float, ...]
+    versus: PairedComparison | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The table of an audit, best first, and what follows from it."""
+
+    search: str
+    proxy: str
+    metric: str
+    splits: int
+    rows: tuple[Row, ...]
+
+    @property
+    def found(self) -> Row:
+        return next(row for row in self.rows if row.kind == "found")
+
+    @property
+    def best_classical(self) -> Row | None:
+        return next((row for row in self.rows if row.kind == "classical"), None)
+
+    @property
+    def is_discovery(self) -> bool:
+        """Whether the whole interval of the difference to the best classical loss lies below zero."""
+        best = self.best_classical
+        return best is not None and best.versus is not None and best.versus.high < 0
+
+    def summary(self) -> dict[str, Any]:
+        best = self.best_classical
+        return {
+            "search": self.search,
+            "proxy": self.proxy,
+            "metric": self.metric,
+            "splits": self.splits,
+            "error": self.found.error,
+            "best_classical": best.label if best else None,
+            "discovery": self.is_discovery,
+            **({"versus": asdict(best.versus)} if best and best.versus else {}),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.summary(), "rows": [asdict(row) for row in self.rows]}
+
+    def sentence(self) -> str:
+        """The verdict, as a person reads it."""
+        best, found = self.best_classical, self.found
+        if best is None or best.versus is None:
+            return f"{found.label} has {self.metric} {found.error:.4f} over {self.splits} fresh splits."
+        gap = best.versus
+        verdict = "is better than" if self.is_discovery else "is not shown to be better than"
+        return (
+            f"{found.label} ({self.metric} {found.error:.4f}) {verdict} the best tuned classical loss, "
+            f"{best.label} ({best.error:.4f}): difference {gap.difference:+.4f}, 95 % interval "
+            f"[{gap.low:+.4f}, {gap.high:+.4f}], t = {gap.t:.2f}, {gap.splits} splits of samples that no "
+            "search saw."
+        )
+
+
+@dataclass
+class _Peer:
+    """A loss on its way through the audit."""
+
+    label: str
+    kind: str
+    program: Program
+    tuner: ConstantTuner
+    best: tuple[float, Trial, int] | None = None  # score, setting, epochs
+
+    @property
+    def value(self) -> float:
+        return math.inf if self.best is None else self.best[0]
+
+
+@dataclass
+class Audit:
+    """The audit of one search.
+
+    Args:
+        name: Of the search.
+        storage: Its database.
+        controls: Names of other searches whose chosen loss is judged beside it, such as a random one.
+        splits: Fresh splits, two or more.
+        settings: Tried for every loss.
+        workers: As in a search.
+    """
+
+    name: str
+    storage: str = "sqlite:///losses.db"
+    controls: Sequence[str] = ()
+    splits: int = 30
+    settings: int = 32
+    workers: str = "processes"
+    seed: int = 0
+    _evaluator: Evaluator = field(init=False, repr=False)
+    _space: Space = field(init=False, repr=False)
+
+    def run(self, say: Say = lambda line: None) -> Report:
+        """Tune, test, compare, store.
+
+        Raises:
+            UsageError: The search has no trained loss, or an argument does not fit.
+        """
+        if self.splits < 2 or self.settings < 1:
+            raise UsageError(
+                f"`splits >= 2` and `settings >= 1` must hold, but got {self.splits=}, {self.settings=}."
+            )
+        with ExitStack() as stack:
+            store = stack.enter_context(Store.open(self.storage, create=False))
+            search = store.search(self.name)
+            self._space = load_space(search.space)
+            proxy = load_proxy(search.proxy)
+            pool = stack.enter_context(open_pool(self.workers))
+            self._evaluator = Evaluator(store, pool, self._space, proxy, search.proxy)
+            peers = self._peers(store)
+            self._tune(peers, say)
+            say(f"Testing {len(peers)} losses on {self.splits} fresh splits.")
+            report = self._test(peers, search)
+            store.add_audit(
+                search, proxy.protocol.hash, [asdict(row) for row in report.rows], report.summary()
+            )
+            return report
+
+    def _peers(self, store: Store) -> list[_Peer]:
+        peers = []
+        for name in (self.name, *self.controls):
+            best = store.leaderboard(name, limit=1)
+            if not best:
+                raise UsageError(f"The search {name!r} has no trained loss. Run it first.")
+            kind = "found" if name == self.name else "control"
+            program = program_of_row(best[0].candidate, self._space)
+            peers.append(self._peer(f"{name}/1", kind, program))
+        given = set(self._evaluator.proxy.split(0, "default", "search").provided) | {"progress"}
+        for loss in self._space.seeds:
+            if set(loss.requires) <= given:
+                peers.append(self._peer(loss.name, "classical", loss.program))
+        return peers
+
+    def _peer(self, label: str, kind: str, program: Program) -> _Peer:
+        setting = self._evaluator.proxy.setting("default")
+        decays = setting.decays if len(setting.decays) > 1 else DECAYS
+        knobs = {"rate": setting.rates, "decay": decays}
+        return _Peer(label, kind, program, ConstantTuner(program, knobs, self.seed))
+
+    def _tune(self, peers: list[_Peer], say: Say) -> None:
+        """The same number of settings for everyone; in place, so that dropped peers leave the list."""
+        tried = 0
+        while tried < self.settings:
+            batch = min(BATCH, self.settings - tried)
+            say(f"Tuning {len(peers)} losses: settings {tried + 1} to {tried + batch} of {self.settings}.")
+            self._try(peers, batch)
+            if tried == 0:
+                classical = sorted((p for p in peers if p.kind == "classical"), key=lambda p: p.value)
+                peers[:] = [p for p in peers if p.kind != "classical"] + classical[:PEERS]
+            tried += batch
+
+    def _try(self, peers: Sequence[_Peer], batch: int) -> None:
+        asked = [(peer, trial) for peer in peers for trial in peer.tuner.ask(batch)]
+        found = self._evaluator.evaluate(
+            [self._contender(trial, TUNING_SPLITS, "search") for _, trial in asked]
+        )
+        for (peer, trial), results in zip(asked, found, strict=True):
+            score, epochs = _best_epoch(results)
+            peer.tuner.tell(trial.number, score if math.isfinite(score) else None)
+            if score < peer.value:
+                peer.best = (score, trial, epochs)
+
+    def _contender(self, trial: Trial, splits: Sequence[int], stage: Any) -> Contender:
+        runs = tuple(
+            Run(0, split, trial.knobs["rate"], trial.knobs["decay"], stage=stage) for split in splits
+        )
+        scale = gradient_scale(trial.program, self._space)
+        return Contender(candidate_key(trial.program), trial.program, scale, runs)
+
+    def _test(self, peers: Sequence[_Peer], search: SearchRow) -> Report:
+        able = [peer for peer in peers if peer.best is not None]
+        if not able or able[0].kind != "found":
+            raise UsageError(f"The chosen loss of {self.name!r} could not be trained again.")
+        contenders = [
+            self._contender(peer.best[1], range(self.splits), "audit") for peer in able if peer.best
+        ]
+        rows = []
+        for peer, results in zip(able, self._evaluator.evaluate(contenders), strict=True):
+            score, trial, epochs = peer.best or (math.inf, Trial(0, peer.program, {}), 0)
+            errors = tuple(_at(result, epochs) for result in results)
+            rows.append(
+                Row(
+                    peer.label, peer.kind, trial.program.text, trial.program.constant_values,
+                    trial.knobs["rate"], trial.knobs["decay"], epochs,
+                    float(np.mean(errors)), max(errors), errors,
+                )
+            )  # fmt: skip
+        proxy = self._evaluator.proxy
+        train, test = proxy.sizes
+        found = rows[0]
+        compared = [found]
+        for row in rows[1:]:
+            gaps = [a - b for a, b in zip(found.per_split, row.per_split, strict=True)]
+            versus = corrected_t_test(gaps, train, test) if all(map(math.isfinite, gaps)) else None
+            compared.append(replace(row, versus=versus))
+        compared.sort(key=lambda row: (row.error, row.label))
+        return Report(self.name, proxy.name, proxy.metric, self.splits, tuple(compared))
+
+
+def _best_epoch(results: Sequence[RunResult]) -> tuple[float, int]:
+    """The least mean error over splits along the curve, and the epoch where it stands."""
+    if any(r.outcome is not Outcome.SCORED for r in results):
+        return math.inf, 0
+    if not all(r.curve for r in results):
+        return float(np.mean([r.metric for r in results if r.metric is not None])), 0
+    means = np.mean([[error for _, error in r.curve] for r in results], axis=0)
+    best = int(np.argmin(means))
+    return float(means[best]), results[0].curve[best][0]
+
+
+def _at(result: RunResult, epochs: int) -> float:
+    """The error at an epoch of the curve; at the end where there is no curve."""
+    if result.outcome is not Outcome.SCORED or result.metric is None:
+        return math.inf
+    return next((error for epoch, error in result.curve if epoch == epochs), result.metric)

@@ -1,0 +1,292 @@
+"""The command line: `losssearch run | audit | leaderboard | show | export | losses | parts | check | dashboard`.
+
+Each command imports what it needs when it runs, so that `losssearch --help` answers at once. An error that a user
+can mend is one line on stderr and exit code 2; Ctrl-C keeps all results and exits with 130.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from losssearch.errors import LossSearchError
+
+app = typer.Typer(
+    help="Search for loss functions, inspect what was found, and take it with you.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Storage = Annotated[
+    str, typer.Option("--storage", envvar="LOSSSEARCH_STORAGE", help="Database URL.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+Reference = Annotated[
+    str, typer.Argument(help="demo/1 (rank), demo@17 (proposal), a key, or a classical loss.")
+]
+WHERE = "sqlite:///losses.db"
+
+
+@app.command()
+def run(
+    space: Annotated[str, typer.Argument(help="A shipped space, or the path of a TOML file.")],
+    proxy: Annotated[str, typer.Option(help="A shipped task, or path/to/file.py:function.")],
+    controller: Annotated[str, typer.Option(help="What proposes.")] = "evolution",
+    start: Annotated[
+        Optional[str], typer.Option(help="Losses to start from, by comma; all by default.")
+    ] = None,
+    time: Annotated[Optional[str], typer.Option(help="Budget, such as 3m.")] = None,
+    candidates: Annotated[Optional[int], typer.Option(help="Budget in proposals.")] = None,
+    storage: Storage = WHERE,
+    name: Annotated[str, typer.Option(help="Of the search; the same name goes on.")] = "search",
+    seed: Annotated[int, typer.Option(help="Of the controller.")] = 0,
+    workers: Annotated[
+        str, typer.Option(help="inline, processes, processes:4, ray, ray:ADDRESS.")
+    ] = "processes",
+    deadline: Annotated[str, typer.Option(help="Time that one training may take.")] = "60s",
+    json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Search for a loss. Ctrl-C keeps all results; the same command goes on."""
+    from losssearch.duration import seconds_of
+    from losssearch.search import Search
+    from losssearch.terminal import watching
+
+    names = [n.strip() for n in start.split(",") if n.strip()] if start else None
+    search = Search(
+        space, proxy, controller, names, storage, name, seed, workers, seconds_of(deadline)
+    )
+    if time is None and candidates is None:
+        time = "3m"
+    with watching(quiet) as watch:
+        result = search.run(time=time, candidates=candidates, watch=watch)
+    _leaderboard(result.name, storage, 10, json)
+
+
+@app.command()
+def audit(
+    name: Annotated[str, typer.Argument(help="Of the search.")],
+    storage: Storage = WHERE,
+    control: Annotated[
+        Optional[list[str]], typer.Option(help="Another search whose best is judged beside it.")
+    ] = None,
+    splits: Annotated[int, typer.Option(help="Fresh splits.")] = 30,
+    settings: Annotated[int, typer.Option(help="Settings tried for every loss.")] = 32,
+    workers: Annotated[str, typer.Option(help="As in run.")] = "processes",
+    json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Judge the chosen loss on data that no search touched, against tuned classical losses."""
+    from losssearch.audit.audit import Audit
+    from losssearch.report import print_audit
+    from losssearch.terminal import err, print_json
+
+    judge = Audit(name, storage, tuple(control or ()), splits, settings, workers)
+    report = judge.run((lambda line: None) if quiet else lambda line: err.print(line, markup=False))
+    if json:
+        print_json(report.to_dict())
+    else:
+        print_audit(report)
+
+
+@app.command()
+def leaderboard(
+    name: Annotated[str, typer.Argument(help="Of the search.")],
+    storage: Storage = WHERE,
+    limit: Annotated[int, typer.Option(help="Rows.")] = 20,
+    json: Json = False,
+) -> None:
+    """The best losses of a search."""
+    _leaderboard(name, storage, limit, json)
+
+
+@app.command()
+def searches(storage: Storage = WHERE, json: Json = False) -> None:
+    """All searches of a database."""
+    from losssearch.store.store import Store
+    from losssearch.terminal import print_json, print_table
+
+    with Store.open(storage, read_only=True) as store:
+        rows = store.searches()
+    if json:
+        keys = ("name", "space", "proxy", "controller", "seed", "rounds", "proposals", "status")
+        print_json([{k: getattr(row, k) for k in keys} for row in rows])
+        return
+    print_table(
+        ["name", "status", "seen", "space", "proxy", "controller"],
+        [[r.name, r.status, str(r.proposals), r.space, r.proxy, r.controller] for r in rows],
+    )
+
+
+@app.command()
+def show(reference: Reference, storage: Storage = WHERE, json: Json = False) -> None:
+    """Everything about one loss: formula, LaTeX, facts, parents, evidence."""
+    from losssearch.report import describe, print_description
+    from losssearch.terminal import print_json
+
+    description = describe(reference, storage)
+    if json:
+        print_json(description)
+    else:
+        print_description(description)
+
+
+@app.command()
+def export(
+    reference: Reference,
+    to: Annotated[Path, typer.Option(help="File to write.")],
+    storage: Storage = WHERE,
+    format: Annotated[str, typer.Option(help="torch, json or latex.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+) -> None:
+    """Write a loss as a file that needs only torch (.py), or as .json or .tex."""
+    from losssearch.report import export_loss
+    from losssearch.terminal import err
+
+    export_loss(reference, storage, to, format, force)
+    err.print(f"Wrote {to}.", markup=False)
+
+
+@app.command()
+def losses(
+    space: Annotated[Optional[str], typer.Option(help="Only of this space.")] = None,
+    json: Json = False,
+) -> None:
+    """The catalogue of classical losses: formula, constants, source."""
+    from losssearch.catalogue import everything
+    from losssearch.language.formula import format_number
+    from losssearch.spaces import load_space
+    from losssearch.terminal import print_json, print_table
+
+    if space is not None:
+        loaded = load_space(space)
+        found = [(loaded, loss) for loss in loaded.losses.values()]
+    else:
+        found = list(everything())
+    if json:
+        print_json(
+            [
+                {
+                    "space": s.name,
+                    "name": loss.name,
+                    "title": loss.title,
+                    "formula": loss.program.text,
+                    "constants": {c.name: [c.value, c.low, c.high] for c in loss.program.constants},
+                    "source": loss.source,
+                }
+                for s, loss in found
+            ]
+        )
+        return
+    print_table(
+        ["loss", "space", "constants", "source", "formula"],
+        [
+            [
+                loss.name,
+                s.name,
+                ", ".join(f"{c.name}={format_number(c.value)}" for c in loss.program.constants),
+                loss.source,
+                loss.program.text,
+            ]
+            for s, loss in found
+        ],
+    )
+
+
+@app.command()
+def parts(json: Json = False) -> None:
+    """Everything a search is made of: primitives, screens, proxies, controllers, exporters, pools."""
+    from losssearch.report import list_parts
+    from losssearch.terminal import print_json, print_table
+
+    found = list_parts()
+    if json:
+        print_json(found)
+        return
+    rows = [[kind, name, what] for kind, some in found.items() for name, what in some.items()]
+    print_table(["kind", "name", "what"], rows)
+
+
+@app.command()
+def check(
+    path: Annotated[Path, typer.Argument(help="A Python file with a loss; it is run.")],
+    class_name: Annotated[Optional[str], typer.Option("--class", help="Which class.")] = None,
+    task: Annotated[
+        Optional[str], typer.Option(help="multiclass, binary or regression.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Hold a loss module to the contract of a drop-in loss."""
+    from losssearch.terminal import print_json
+    from losssearch.testing import check_file
+
+    report = check_file(path, class_name, task=task)
+    if json:
+        print_json(report.to_dict())
+    else:
+        typer.echo(str(report))
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _leaderboard(name: str, storage: str, limit: int, json: bool) -> None:
+    from losssearch.report import leaderboard_rows, print_leaderboard
+    from losssearch.terminal import print_json
+
+    rows = leaderboard_rows(name, storage, limit)
+    if json:
+        print_json(rows)
+    else:
+        print_leaderboard(name, rows)
+
+
+def _add_plugins() -> None:
+    """Commands of other packages (the dashboard), loaded only when they are called."""
+    for point in entry_points(group="losssearch.commands"):
+        about = "Pages to look at searches." if point.name == "dashboard" else point.value
+        app.command(
+            point.name,
+            help=about,
+            context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+            add_help_option=False,
+        )(_plugin(point))
+
+
+def _plugin(point: EntryPoint) -> Callable[[typer.Context], None]:
+    def command(ctx: typer.Context) -> None:
+        from losssearch.pools.open import load
+
+        loaded = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        loaded.command()(load(point))
+        run_it = typer.main.get_command(loaded)
+        run_it.main(args=ctx.args, prog_name=f"losssearch {point.name}", standalone_mode=False)
+
+    return command
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
+    try:
+        _add_plugins()
+        app(standalone_mode=True)
+    except LossSearchError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("Interrupted. All results so far are kept; the same command goes on.", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _fail(message: str, code: int) -> None:
+    print("losssearch: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
+
+

@@ -1,0 +1,1 @@
+"""What proposes programs and learns from their results."""

@@ -1,0 +1,250 @@
+"""Better losses from good ones: typed evolution with ageing, niches and two aims, score and size.
+
+Parents win tournaments, or stand on the front of what is best at its size; children are parents changed,
+crossed or added together, and some are drawn afresh. Who survives is the front, then the young and good;
+each structure keeps few places, so that variants of one loss's constants do not crowd out the rest. Scores
+of higher rungs are surer, so scores from lower ones are handicapped by a share of the population's spread.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from statistics import median
+from typing import Any
+
+from losssearch.controllers.base import Controller, Idea, Start, Told, read_back, written
+from losssearch.controllers.random import Fresh
+from losssearch.controllers.variation import MUTATIONS, blended, crossed, mutated, nudged
+from losssearch.errors import UsageError
+from losssearch.language.canonical import structure_key
+from losssearch.language.program import Program
+from losssearch.language.sampling import Draws
+from losssearch.spaces import Space
+
+TRIES = 10
+
+
+@dataclass(frozen=True)
+class EvolutionSettings:
+    """How evolution works; the defaults were tried on digits with wrong labels.
+
+    Args:
+        population: How many losses live.
+        warm_up: Scored losses below which proposals are mostly fresh.
+        tournament: How many draw for a parent's place.
+        front: Share of parents taken from the front of score and size.
+        lifetime: Proposals after which a loss off the front counts as old.
+        niche: Most losses of one structure.
+        handicap: Per missing rung, in parts of the distance from best to median.
+        fresh, crossover, blend, constants, mutation: Shares of the ways to make a child.
+    """
+
+    population: int = 120
+    warm_up: int = 60
+    tournament: int = 6
+    front: float = 0.25
+    lifetime: int = 2000
+    niche: int = 3
+    handicap: float = 0.2
+    fresh: float = 0.15
+    crossover: float = 0.15
+    blend: float = 0.1
+    constants: float = 0.2
+    mutation: float = 0.4
+
+    def __post_init__(self) -> None:
+        if self.population < 2 or self.tournament < 1 or self.niche < 1:
+            raise UsageError(
+                "`population >= 2`, `tournament >= 1` and `niche >= 1` must hold, but got "
+                f"{self.population}, {self.tournament} and {self.niche}."
+            )
+
+
+# How often each mutation is tried.
+_WEIGHTS = {
+    "subtree": 2.0, "point": 1.5, "hoist": 1.0, "shrink": 0.7, "wrap": 1.5, "add": 2.0, "drop": 1.0,
+    "weigh": 1.2, "constants": 0.5, "literal": 0.6,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Individual:
+    """A loss that lives in the population."""
+
+    key: str
+    program: Program
+    score: float
+    size: int
+    rung: int
+    born: int
+    structure: str
+
+
+class Evolution(Controller):
+    """Typed evolution of programs."""
+
+    def __init__(
+        self,
+        space: Space,
+        start: Start,
+        seed: int = 0,
+        settings: EvolutionSettings | None = None,
+    ) -> None:
+        super().__init__(space, start, seed)
+        self.settings = settings or EvolutionSettings()
+        self.fresh = Fresh(space, self.sampler, start)
+        self.population: list[Individual] = []
+        self._totals = list(accumulate(_WEIGHTS[name] for name in MUTATIONS))
+        self._fitness: dict[str, float] = {}
+        self._front: list[Individual] = []
+
+    # Children.
+
+    def _propose(self, number: int, draws: Draws) -> Idea:
+        settings = self.settings
+        missing = 1 - len(self.population) / settings.warm_up
+        if draws.chance(missing) or not self.population:
+            return self.fresh.draw(draws)
+        shares = (
+            settings.fresh, settings.crossover, settings.blend, settings.constants, settings.mutation
+        )  # fmt: skip
+        way = draws.weighted(list(accumulate(shares)))
+        for _ in range(TRIES):
+            idea = self._child(way, draws)
+            if idea is not None:
+                return idea
+            way = 4
+        return self.fresh.draw(draws)
+
+    def _child(self, way: int, draws: Draws) -> Idea | None:
+        if way == 0:
+            return self.fresh.draw(draws)
+        mother = self._parent(draws)
+        if way in (1, 2):
+            father = self._parent(draws)
+            mate = crossed if way == 1 else blended
+            child = mate(self.sampler, mother.program, father.program, draws)
+            origin = "crossover" if way == 1 else "blend"
+            return None if child is None else Idea(child, (mother.key, father.key), origin)
+        if way == 3:
+            stepped = nudged(mother.program, draws)
+            return None if stepped is None else Idea(stepped, (mother.key,), "constants")
+        steps = 1 + draws.chance(0.4) + draws.chance(0.15)
+        found = mutated(self.sampler, mother.program, draws, self._totals, steps)
+        return None if found is None else Idea(found[0], (mother.key,), f"mutation: {found[1]}")
+
+    def _parent(self, draws: Draws) -> Individual:
+        if self._front and draws.chance(self.settings.front):
+            return draws.pick(self._front)
+        rivals = [draws.pick(self.population) for _ in range(self.settings.tournament)]
+        return min(rivals, key=lambda one: (self._fitness[one.key], one.size))
+
+    # Survivors.
+
+    def tell(self, results: Sequence[Told]) -> None:
+        super().tell(results)
+        self._select()
+
+    def _learn(self, told: Told) -> None:
+        score = told.finite_score
+        if score is None:
+            return
+        kept = [one for one in self.population if one.key != told.key]
+        # The same score to the last digit is the same loss in other words: the shorter stays.
+        twin = next((one for one in kept if one.score == score and one.rung == told.rung), None)
+        if twin is not None:
+            if twin.size <= told.size:
+                return
+            kept.remove(twin)
+        structure = structure_key(told.program)
+        one = Individual(
+            told.key, told.program, score, told.size, told.rung, told.number, structure
+        )
+        self.population = [*kept, one]
+
+    def _select(self) -> None:
+        """Rank, find the front, and drop whom there is no room for."""
+        self._rank()
+        places: Counter[str] = Counter()
+        ranked: list[Individual] = []
+        for one in sorted(self.population, key=lambda one: (self._fitness[one.key], one.size)):
+            places[one.structure] += 1
+            if places[one.structure] <= self.settings.niche:
+                ranked.append(one)
+        self._front = _front(ranked, self._fitness)
+        if len(ranked) > self.settings.population:
+            on_front = {one.key for one in self._front}
+            now = max(one.born for one in ranked)
+            ranked.sort(
+                key=lambda one: (
+                    one.key not in on_front,
+                    now - one.born > self.settings.lifetime,
+                    self._fitness[one.key],
+                    one.size,
+                )
+            )
+            del ranked[self.settings.population :]
+        self.population = ranked
+
+    def _rank(self) -> None:
+        if not self.population:
+            return
+        scores = [one.score for one in self.population]
+        handicap = self.settings.handicap * (median(scores) - min(scores))
+        top = max(one.rung for one in self.population)
+        self._fitness = {
+            one.key: one.score + handicap * (top - one.rung) for one in self.population
+        }
+
+    # State.
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "population": [
+                {
+                    **written(one.program),
+                    "key": one.key,
+                    "score": one.score,
+                    "size": one.size,
+                    "rung": one.rung,
+                    "born": one.born,
+                }
+                for one in self.population
+            ]
+        }
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.population = []
+        for data in state["population"]:
+            program = read_back(data, self.space.signature)
+            self.population.append(
+                Individual(
+                    key=str(data["key"]),
+                    program=program,
+                    score=float(data["score"]),
+                    size=int(data["size"]),
+                    rung=int(data["rung"]),
+                    born=int(data["born"]),
+                    structure=structure_key(program),
+                )
+            )
+        self._rank()
+        self._front = _front(self._by_fitness(), self._fitness)
+
+    def _by_fitness(self) -> list[Individual]:
+        return sorted(self.population, key=lambda one: (self._fitness[one.key], one.size))
+
+
+def _front(ranked: list[Individual], fitness: Mapping[str, float]) -> list[Individual]:
+    """Of losses sorted by fitness, those that are smaller than all better ones, and not hopeless."""
+    if not ranked:
+        return []
+    hopeless = fitness[ranked[len(ranked) // 2].key]
+    front: list[Individual] = []
+    for one in ranked:
+        if (not front or one.size < front[-1].size) and fitness[one.key] <= hopeless:
+            front.append(one)
+    return front

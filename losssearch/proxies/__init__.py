@@ -1,0 +1,16 @@
+"""Small training tasks with a metric: they judge a loss by training with it.
+
+    base.py         what a proxy is: data, settings, conditions, rungs, protocol
+    metrics.py      errors, over many models at once
+    digits.py       digits, digits-noisy, digits-imbalanced
+    tabular.py      breast-cancer, breast-cancer-noisy, diabetes, diabetes-outliers
+    known_noise.py  known-noise-gaussian, ...: linear regressions whose best loss is known
+    user.py         a user's own task, or a user's own training loop
+    registry.py     a proxy by name or "path/to/file.py:function"
+
+Nothing here loads torch or a data set before a proxy is trained.
+"""
+
+from losssearch.proxies.user import blackbox, task
+
+__all__ = ["blackbox", "task"]

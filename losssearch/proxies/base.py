@@ -1,0 +1,269 @@
+"""What is a proxy?
+
+A small training task with an error, lower is better: data cut into splits, a model, an optimiser, a
+budget, conditions under which the loss must also work, and rungs of rising cost. Search splits give
+training and validation data; audit splits give test data that no search touches. Costs nothing
+until it is trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from losssearch.errors import ProxyError
+from losssearch.execution.plan import (
+    MLP,
+    GradientFn,
+    MetricFn,
+    Run,
+    RunResult,
+    Setting,
+    Split,
+    Stage,
+)
+
+#: Raised whenever a change alters what a training gives: evaluations of older versions are not
+#: reused.
+TRAINER_VERSION = 1
+#: Gradients are scaled once, to the reference loss's RMS on the probes; the version of that rule.
+NORMALISER_VERSION = "rms-reference-1"
+
+SPACES = {
+    "multiclass": ("logits", "cross_entropy"),
+    "binary": ("logit", "cross_entropy"),
+    "regression": ("pred", "mse"),
+}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One fidelity: how many splits and rates judge a loss. Splits of different rungs are disjoint.
+
+    Args:
+        splits: Numbers of the splits.
+        rates: Learning rates; None takes the first `rate_count` of the condition's grid.
+        conditions: The splits are dealt to these in equal consecutive parts.
+        epochs: None means the setting's own number.
+    """
+
+    splits: tuple[int, ...]
+    rate_count: int = 2
+    conditions: tuple[str, ...] = ("default",)
+    epochs: int | None = None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything besides loss and run that decides a result; evaluations are keyed by its hash."""
+
+    content: str
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits of SHA-256."""
+        return hashlib.sha256(self.content.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A small training task with an error.
+
+    Args:
+        name: As a user writes it.
+        title: One line for a person.
+        space: Name of the space whose inputs it provides: "multiclass", "binary" or "regression".
+        metric: Name of the error; lower is better.
+        guards: Further errors, recorded for every run.
+        metric_maker: Makes the error and the guards by name, when first needed; None looks them up
+            in `metrics`.
+        draw: Makes split number `seed` under a condition, for a stage.
+        default: Model, optimiser and budget.
+        changes: What each further condition changes in `default`; data conditions change nothing
+            here.
+        second: The condition under which half of the last rung is trained.
+        classes: Number of classes, or None where the prediction is one number a sample.
+        data_version: Changes when the data or their splits change.
+        headroom: "some", or "none" for a null control, on which nothing should be found.
+        sizes: (train, test) samples of an audit split, for the corrected t test.
+        custom: Trains runs itself, in place of the population trainer.
+        takes: "gradient", or "module" where `custom` wants loss modules.
+    """
+
+    name: str
+    title: str
+    space: str
+    metric: str
+    draw: Callable[[int, str, Stage], Split]
+    default: Setting = field(default_factory=Setting)
+    guards: tuple[str, ...] = ()
+    metric_maker: Callable[[], Mapping[str, MetricFn]] | None = None
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    second: str = "default"
+    classes: int | None = None
+    data_version: int | str = 1
+    headroom: Literal["some", "none"] = "some"
+    sizes: tuple[int, int] = (1, 1)
+    rungs: tuple[Rung, ...] = ()
+    custom: Callable[[Sequence[Any], Sequence[Run]], list[RunResult]] | None = None
+    takes: Literal["gradient", "module"] = "gradient"
+
+    def __post_init__(self) -> None:
+        if self.space not in SPACES:
+            raise ProxyError(
+                f"proxy {self.name}: no prediction is known for the space {self.space!r}. "
+                f"Choose one of {', '.join(SPACES)}."
+            )
+        if not self.rungs:
+            object.__setattr__(self, "rungs", usual_rungs(self.second))
+
+    @property
+    def prediction(self) -> str:
+        """Name of the predicted input."""
+        return SPACES[self.space][0]
+
+    @property
+    def reference(self) -> str:
+        """The loss to whose gradient all others are scaled: "cross_entropy" or "mse"."""
+        return SPACES[self.space][1]
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of single conditions; several may be joined: "raw+wide"."""
+        return ("default", *self.changes)
+
+    @cached_property
+    def metric_functions(self) -> Mapping[str, MetricFn]:
+        """The error and the guards, over many models at once."""
+        if self.metric_maker is not None:
+            return self.metric_maker()
+        from losssearch.proxies.metrics import pick
+
+        return pick(self.metric, *self.guards)
+
+    def setting(self, condition: str = "default") -> Setting:
+        """Model, optimiser and budget under a condition.
+
+        Raises:
+            ProxyError: No such condition.
+        """
+        setting = self.default
+        for part in condition.split("+"):
+            if part == "default":
+                continue
+            if part not in self.changes:
+                raise ProxyError(
+                    f"proxy {self.name} has no condition {part!r}. "
+                    f"Choose of {', '.join(self.conditions)}, joined by '+'."
+                )
+            changed = dict(self.changes[part])
+            if isinstance(setting.model, MLP):
+                model = {k: changed.pop(k) for k in ("hidden", "init") if k in changed}
+                changed["model"] = replace(setting.model, **model)
+            setting = replace(setting, **changed)
+        return setting
+
+    def split(self, seed: int, condition: str = "default", stage: Stage = "search") -> Split:
+        """Data of split number `seed`; the same numbers give the same arrays on every machine."""
+        self.setting(condition)
+        return self.draw(seed, condition, stage)
+
+    @property
+    def protocol(self) -> Protocol:
+        """What besides loss and run decides a result."""
+        content = {
+            "proxy": self.name,
+            "space": self.space,
+            "metric": self.metric,
+            "guards": self.guards,
+            "default": _described(self.default),
+            "changes": {name: repr(sorted(c.items())) for name, c in self.changes.items()},
+            "data": self.data_version,
+            "trainer": TRAINER_VERSION,
+            "normaliser": NORMALISER_VERSION,
+        }
+        return Protocol(json.dumps(content, sort_keys=True))
+
+    def train(self, losses: Sequence[Any], runs: Sequence[Run]) -> list[RunResult]:
+        """Trains every run; what a worker calls.
+
+        Args:
+            losses: One scaled gradient function a loss (`takes == "gradient"`) or one loss module
+                (`"module"`).
+            runs: What to train; `run.loss` indexes `losses`.
+
+        Returns:
+            One result a run, in order.
+        """
+        if self.custom is not None:
+            return self.custom(losses, runs)
+        from losssearch.execution.population import train_population
+
+        gradients: Sequence[GradientFn] = losses
+        return train_population(self, gradients, runs)
+
+    def runs(self, rung: int, losses: Sequence[int]) -> list[Run]:
+        """All runs of rung number `rung` for these losses."""
+        step = self.rungs[rung]
+        part = -(-len(step.splits) // len(step.conditions))
+        return [
+            Run(loss, split, rate, epochs=step.epochs, condition=step.conditions[i // part])
+            for loss in losses
+            for i, split in enumerate(step.splits)
+            for rate in self.setting(step.conditions[i // part]).rates[: step.rate_count]
+        ]
+
+    def audit_runs(
+        self,
+        losses: Sequence[int],
+        splits: int = 30,
+        rates: Sequence[float] | None = None,
+        decays: Sequence[float] = (0.0,),
+        condition: str = "default",
+    ) -> list[Run]:
+        """Runs on audit splits, whose test data no search touches."""
+        tried = self.setting(condition).rates if rates is None else rates
+        return [
+            Run(loss, split, rate, decay, condition=condition, stage="audit")
+            for loss in losses
+            for split in range(splits)
+            for rate in tried
+            for decay in decays
+        ]
+
+
+def _described(setting: Setting) -> str:
+    """A setting as text that is the same in every process (a function's repr holds its address)."""
+    model = setting.model
+    if not isinstance(model, MLP):
+        name = f"{getattr(model, '__module__', '')}.{getattr(model, '__qualname__', repr(model))}"
+        return f"{name} {replace(setting, model=MLP())!r}"
+    return repr(setting)
+
+
+def usual_rungs(second: str) -> tuple[Rung, ...]:
+    """2 splits x 2 rates, 8 x 3, 24 x 4 with half of them under a second condition."""
+    last = ("default", second) if second != "default" else ("default",)
+    return (
+        Rung(tuple(range(0, 2)), 2),
+        Rung(tuple(range(2, 10)), 3),
+        Rung(tuple(range(10, 34)), 4, last),
+    )
+
+
+def generator(*words: str | int) -> np.random.Generator:
+    """A counter-based generator whose stream depends on nothing but `words`."""
+    digest = hashlib.sha256(json.dumps(words).encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+def seed_of(*words: str | int) -> int:
+    """A seed below 2^62 that depends on nothing but `words`."""
+    digest = hashlib.sha256(json.dumps(words).encode()).digest()
+    return int.from_bytes(digest[16:24], "little") >> 2

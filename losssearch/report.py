@@ -1,0 +1,231 @@
+"""What do the commands tell about searches and losses? Plain data first, then its printed form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from losssearch.catalogue import everything, find
+from losssearch.errors import StoreError
+from losssearch.language.formula import format_number
+from losssearch.result import Discovered
+from losssearch.spaces import load_space
+from losssearch.store.store import Store
+from losssearch.terminal import number, out, print_table
+
+if TYPE_CHECKING:
+    from losssearch.audit.audit import Report
+
+
+def leaderboard_rows(name: str, storage: str, limit: int) -> list[dict[str, Any]]:
+    """The best losses of a search, best first."""
+    with Store.open(storage, read_only=True) as store:
+        search = store.search(name)
+        space = load_space(search.space)
+        found = [
+            Discovered.of_row(ranked, space, name) for ranked in store.leaderboard(name, limit)
+        ]
+        names = {loss.program.text: loss.name for loss in space.losses.values()}
+    return [
+        {
+            "loss": d.reference,
+            "score": d.score,
+            "rung": d.proposal.rung if d.proposal else 0,
+            "size": d.program.size,
+            "formula": d.formula,
+            "constants": d.program.constant_values,
+            "known_as": d.candidate.name or names.get(d.formula),
+            "origin": d.proposal.origin if d.proposal else "",
+            "metrics": dict(d.proposal.metrics) if d.proposal else {},
+            "key": d.key,
+        }
+        for d in found
+    ]
+
+
+def print_leaderboard(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        out.print(f"The search {name} has no trained loss yet.", markup=False)
+        return
+    print_table(
+        ["loss", "score", "rung", "size", "formula"],
+        [
+            [
+                str(row["loss"]),
+                number(row["score"]),
+                "chosen" if row["rung"] == 3 else str(row["rung"]),
+                str(row["size"]),
+                _with_constants(str(row["formula"]), row["constants"])
+                + (f"   ({row['known_as']})" if row["known_as"] else ""),
+            ]
+            for row in rows
+        ],
+        title=f"Search {name}: validation error, lower is better",
+    )
+
+
+def find_loss(reference: str, storage: str) -> Discovered:
+    """The loss that a reference names: in the database, or in the catalogue of classical losses."""
+    catalogued = {loss.name for _, loss in everything()}
+    name = reference.rpartition("/")[2]
+    if name in catalogued and "@" not in reference:
+        space = reference.rpartition("/")[0] or None
+        place, loss = find(name, space)
+        from losssearch.records import candidate_row
+
+        row = candidate_row(loss.program, place, name=loss.name, source=loss.source)
+        return Discovered(reference, loss.program, place, row)
+    try:
+        with Store.open(storage, read_only=True) as store:
+            return Discovered.of_found(store.find(reference), reference)
+    except StoreError as error:
+        raise StoreError(f"{error} ({reference!r} is no classical loss, so it was looked for there.)") from None
+
+
+def describe(reference: str, storage: str) -> dict[str, Any]:
+    """Formula, LaTeX, facts, parents and evidence of one loss."""
+    from losssearch.language.facts import facts
+    from losssearch.language.formula import format_program
+    from losssearch.language.canonical import canonical
+
+    loss = find_loss(reference, storage)
+    known = facts(loss.program)
+    description: dict[str, Any] = {
+        "loss": reference,
+        "key": loss.key,
+        "space": loss.space.name,
+        "name": loss.candidate.name,
+        "source": loss.candidate.source,
+        "formula": loss.formula,
+        "constants": {c.name: [c.value, c.low, c.high] for c in loss.program.constants},
+        "latex": loss.latex,
+        "canonical": format_program(canonical(loss.program)),
+        "size": loss.program.size,
+        "facts": _facts(known),
+    }
+    if loss.candidate.name:
+        title = loss.space.losses.get(loss.candidate.name)
+        description["title"] = title.title if title else None
+    if loss.proposal is not None:
+        description |= {
+            "score": loss.score,
+            "rung": loss.proposal.rung,
+            "outcome": loss.proposal.outcome,
+            "origin": loss.proposal.origin,
+            "parents": _parents(loss.proposal.parents, storage),
+            "evidence": dict(loss.proposal.metrics),
+            "detail": loss.proposal.detail,
+        }
+    return description
+
+
+def _facts(known: Any) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    for field in known.__dataclass_fields__:
+        value = getattr(known, field)
+        told[field] = (
+            f"{value.verdict.value}: {value.why}".rstrip(": ") if hasattr(value, "verdict") else list(value)
+        )
+    return told
+
+
+def _parents(parents: Sequence[Any], storage: str) -> list[dict[str, Any]]:
+    with Store.open(storage, read_only=True) as store:
+        rows = store.candidates(str(p) for p in parents)
+    return [
+        {"key": str(p), "formula": rows[str(p)].parts.get("loss") if str(p) in rows else None}
+        for p in parents
+    ]
+
+
+def print_description(description: Mapping[str, Any]) -> None:
+    for name, value in description.items():
+        if value is None or value == {} or value == [] or value == "":
+            continue
+        if name == "constants":
+            value = ", ".join(
+                f"{n} = {format_number(v)} in [{format_number(low)}, {format_number(high)}]"
+                for n, (v, low, high) in value.items()
+            )
+        elif isinstance(value, Mapping):
+            value = "\n".join(f"{k}: {_short(v)}" for k, v in value.items())
+        elif isinstance(value, list):
+            value = "\n".join(_short(v.get("formula") or v["key"]) if isinstance(v, dict) else str(v) for v in value)
+        elif isinstance(value, float):
+            value = number(value)
+        lines = str(value).splitlines() or [""]
+        out.print(f"{name:<12}{lines[0]}", markup=False, soft_wrap=True)
+        for line in lines[1:]:
+            out.print(f"{'':<12}{line}", markup=False, soft_wrap=True)
+
+
+def _short(value: Any) -> str:
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def _with_constants(formula: str, constants: Mapping[str, float]) -> str:
+    values = ", ".join(f"{name} = {value:.4g}" for name, value in constants.items())
+    return f"{formula}   with {values}" if values else formula
+
+
+def export_loss(reference: str, storage: str, to: Path, format: str, force: bool) -> None:
+    """Write a loss as a file, in the form that its name asks for or that is named."""
+    from losssearch.exporters.registry import export
+
+    loss = find_loss(reference, storage)
+    export(loss, to, format or None, force=force)
+
+
+def list_parts() -> dict[str, dict[str, str]]:
+    """Every part by kind: name -> one line."""
+    from importlib.metadata import entry_points
+
+    from losssearch.controllers.registry import CONTROLLERS
+    from losssearch.exporters.registry import EXPORTERS
+    from losssearch.language.primitives import PRIMITIVES
+    from losssearch.proxies.registry import load_proxy, proxy_names
+    from losssearch.screening.pipeline import SCREENS
+    from losssearch.spaces import space_names
+
+    pools = {"inline": "In this process.", "processes": "Local processes, one a core."}
+    pools |= {point.name: point.value for point in entry_points(group="losssearch.pools")}
+    return {
+        "primitive": {n: f"{row.form.value}; {row.latex}" for n, row in PRIMITIVES.items()},
+        "space": {n: load_space(n).title for n in space_names()},
+        "screen": {n: screen.title for n, screen in SCREENS.items()},
+        "proxy": {n: load_proxy(n).title for n in proxy_names()},
+        "controller": {n: place[0] for n, place in CONTROLLERS.items()},
+        "exporter": {n: str(e) for n, e in EXPORTERS.items()},
+        "pool": pools,
+    }
+
+
+def print_audit(report: Report) -> None:
+    """The table of an audit, losing rows included, and the verdict."""
+    rows = []
+    for row in report.rows:
+        gap = row.versus
+        rows.append(
+            [
+                row.label,
+                row.kind,
+                number(row.error),
+                number(row.worst),
+                f"{gap.difference:+.4f}" if gap else "",
+                f"[{gap.low:+.4f}, {gap.high:+.4f}]" if gap else "",
+                f"{gap.t:.2f}" if gap else "",
+                f"{row.rate:g}",
+                f"{row.decay:g}",
+                str(row.epochs),
+                _with_constants(row.formula, row.constants),
+            ]
+        )
+    print_table(
+        ["loss", "kind", report.metric, "worst", "difference", "95 % interval", "t", "rate", "decay", "epochs", "formula"],
+        rows,
+        title=f"Audit of {report.search} on {report.proxy}, {report.splits} fresh splits, all tuned alike",
+    )
+    out.print(report.sentence(), markup=False)
+
+

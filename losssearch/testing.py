@@ -1,0 +1,257 @@
+"""Does a loss keep the contract that people who use torch losses rely on?
+
+    from losssearch.testing import check_loss
+    print(check_loss(MyLoss))                       # a class, a factory or a module
+
+Works on any `torch.nn.Module` called as `loss(input, target)`, found by this project or not. Each
+row of the report is one line of the contract: passed, failed, or not applicable, with one sentence.
+A check costs milliseconds, save `compiled` and `onnx`: five and two seconds in a fresh process.
+
+A loss may excuse itself from the lines in `EXCUSABLE`, by an attribute that says why:
+
+    not_applicable = {"gradgradcheck": "The hinge has a kink at 1."}
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from losssearch.contract import arguments, call, compilers, numbers
+from losssearch.contract.call import first_line
+from losssearch.contract.case import Broken, Case, NotApplicable, make_case
+from losssearch.errors import UsageError
+
+Check = Callable[[Case], str]
+
+CHECKS: dict[str, Check] = {
+    function.__name__: function
+    for function in (
+        call.call,
+        call.constructor,
+        call.extra_repr,
+        call.integer_targets,
+        call.one_hot_targets,
+        call.soft_targets,
+        call.dense_targets,
+        call.unbatched,
+        call.no_broadcasting,
+        arguments.reduction,
+        arguments.weight,
+        arguments.ignore_index,
+        arguments.all_ignored,
+        arguments.label_smoothing,
+        arguments.empty_batch,
+        arguments.batch_of_one,
+        arguments.sum_and_count,
+        numbers.saturation,
+        numbers.dtypes,
+        numbers.autocast,
+        numbers.gradcheck,
+        numbers.gradgradcheck,
+        compilers.compiled,
+        compilers.exported,
+        compilers.per_sample_gradients,
+        compilers.deepcopied,
+        compilers.pickled,
+        compilers.state_dict,
+        compilers.onnx,
+    )
+}
+"""Every line of the contract, in the order of the report; the docstring of each is the line."""
+
+EXCUSABLE = frozenset(
+    # Kinks and detached factors;
+    {"gradcheck", "gradgradcheck"}
+    # losses that couple samples have no value for each of them.
+    | {"reduction", "weight", "unbatched", "sum_and_count", "dense_targets"}
+)
+
+
+class Verdict(Enum):
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_APPLICABLE = "not applicable"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the contract: its name, the verdict and a sentence."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+
+
+@dataclass(frozen=True)
+class LossReport:
+    """What `check_loss` found; `print(report)` shows a table."""
+
+    loss: str
+    task: str
+    rows: tuple[Row, ...]
+
+    @property
+    def passed(self) -> bool:
+        """No row failed."""
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.verdict is Verdict.FAILED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return {
+            "loss": self.loss,
+            "task": self.task,
+            "passed": self.passed,
+            "rows": [
+                {"name": r.name, "verdict": r.verdict.value, "detail": r.detail} for r in self.rows
+            ],
+        }
+
+    def __str__(self) -> str:
+        width = max((len(row.name) for row in self.rows), default=0)
+        lines = [f"{r.verdict.value:<14}  {r.name:<{width}}  {r.detail}" for r in self.rows]
+        count = {v: sum(r.verdict is v for r in self.rows) for v in Verdict}
+        summary = ", ".join(f"{n} {verdict.value}" for verdict, n in count.items())
+        return "\n".join([f"{self.loss} ({self.task})", *lines, summary])
+
+
+def check_loss(
+    loss: nn.Module | Callable[..., nn.Module],
+    task: str = "multiclass",
+    *,
+    classes: int = 5,
+    only: Collection[str] | None = None,
+    backend: str = "aot_eager",
+) -> LossReport:
+    """Checks a loss against every line of the contract.
+
+    Args:
+        loss: A class or factory, which is called with keywords such as `reduction`; or a module,
+            which is built again from its class and its attributes that are named like arguments.
+        task: "multiclass" (logits and classes), "binary" (logits and 0 or 1) or "regression".
+        classes: Number of classes of a multiclass task, at least 2.
+        only: Names of the checks to run, out of `CHECKS`; None runs all.
+        backend: Backend of torch.compile; the default needs no C compiler, "inductor" does.
+
+    Returns:
+        One row a check, in the order of `CHECKS`.
+
+    Raises:
+        UsageError: `task` or `only` is unknown, or the loss cannot be built.
+    """
+    if classes < 2:
+        raise UsageError(f"`classes >= 2` must hold, but got {classes=}.")
+    names = list(CHECKS) if only is None else list(only)
+    if unknown := [name for name in names if name not in CHECKS]:
+        raise UsageError(f"No check is called {unknown[0]!r}. There are: {', '.join(CHECKS)}.")
+    case = make_case(loss, task, classes, backend)
+    if wrong := sorted(set(case.excused) - EXCUSABLE):
+        raise UsageError(
+            f"`not_applicable` of the loss names {wrong[0]!r}, from which no loss is excused. "
+            f"It may name: {', '.join(sorted(EXCUSABLE))}."
+        )
+    rows = tuple(_run(name, case) for name in CHECKS if name in names)
+    return LossReport(type(case.loss).__name__, task, rows)
+
+
+def _run(name: str, case: Case) -> Row:
+    if name in case.excused:
+        return Row(name, Verdict.NOT_APPLICABLE, case.excused[name])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the loss is judged by what it computes
+        try:
+            return Row(name, Verdict.PASSED, CHECKS[name](case))
+        except NotApplicable as reason:
+            return Row(name, Verdict.NOT_APPLICABLE, str(reason))
+        except Broken as reason:
+            return Row(name, Verdict.FAILED, str(reason))
+        except Exception as error:  # whatever the loss raises is the finding
+            return Row(name, Verdict.FAILED, f"{type(error).__name__}: {first_line(error)}")
+
+
+def check_file(
+    path: str | Path,
+    class_name: str | None = None,
+    *,
+    task: str | None = None,
+    only: Collection[str] | None = None,
+    backend: str = "aot_eager",
+) -> LossReport:
+    """Checks the loss of a Python file, such as an exported one. Runs the file.
+
+    Args:
+        path: The file.
+        class_name: The class to check; None takes the only loss in the file.
+        task: As in `check_loss`; None takes the `task` attribute of the class, else "multiclass".
+        only: As in `check_loss`.
+        backend: As in `check_loss`.
+
+    Raises:
+        UsageError: The file cannot be read or run, or has no such class, or several.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file.")
+    name = f"_losssearch_checked_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path}: not a Python file; its name must end in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # pickle looks the class up there
+    try:
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise UsageError(
+                f"{path}: running it raised {type(error).__name__}: {first_line(error)}"
+            ) from error
+        chosen = _choose(path, vars(module), name, class_name)
+        said = getattr(chosen, "task", None)
+        kind = task or (said if isinstance(said, str) else "multiclass")
+        try:
+            chosen()
+        except TypeError as error:
+            raise UsageError(
+                f"{path}: {chosen.__name__}() needs arguments: {first_line(error)}"
+            ) from error
+        return check_loss(chosen, kind, only=only, backend=backend)
+    finally:
+        sys.modules.pop(name, None)
+
+
+def _choose(
+    path: Path, names: dict[str, Any], module: str, class_name: str | None
+) -> type[nn.Module]:
+    losses = {
+        name: value
+        for name, value in names.items()
+        if inspect.isclass(value)
+        and issubclass(value, nn.Module)
+        and value.__module__ == module
+        and not name.startswith("_")
+    }
+    if class_name is not None:
+        if class_name in losses:
+            return losses[class_name]
+        raise UsageError(
+            f"{path}: no loss class is called {class_name!r}. "
+            f"There are: {', '.join(losses) or 'none'}."
+        )
+    if len(losses) == 1:
+        return next(iter(losses.values()))
+    if losses:
+        raise UsageError(f"{path}: several classes: {', '.join(losses)}. Name one.")
+    raise UsageError(f"{path}: no class that derives from torch.nn.Module.")

@@ -1,0 +1,158 @@
+"""Our tables are made by migrations alone, beside anybody else's, by anyone who comes first."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import optuna
+import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, text
+
+from losssearch.errors import StoreError
+from losssearch.store import address
+from losssearch.store.database import Database
+from losssearch.store.migrations import migrate
+from losssearch.store.schema import HEAD, REVISIONS
+from losssearch.store.store import Store
+from tests.store.make import begin, commit
+
+
+def change(url: str, *statements: str) -> None:
+    """Do something to a database behind the store's back."""
+    engine = create_engine(address.parse(url))
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    engine.dispose()
+
+
+def optuna_tables(store: Store) -> None:
+    storage = optuna.storages.RDBStorage(store.optuna_url())
+    optuna.create_study(storage=storage, study_name="theirs").add_trial(
+        optuna.trial.create_trial(value=1.0)
+    )
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def test_the_migrations_make_exactly_the_declared_tables(store: Store) -> None:
+    optuna_tables(store)
+    with store.engine.connect() as connection:
+        command.check(migrate.config(connection))
+
+
+def test_head_is_the_last_migration(store: Store) -> None:
+    with store.reading() as connection:
+        scripts = ScriptDirectory.from_config(migrate.config(connection))
+    assert [script.revision for script in scripts.walk_revisions()] == list(REVISIONS[::-1])
+    assert scripts.get_current_head() == HEAD
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_optuna_may_live_in_the_same_database(url: str, ours_first: bool) -> None:
+    if ours_first:
+        with Store.open(url) as store:
+            optuna_tables(store)
+    else:
+        place = address.parse(url)
+        optuna_tables(Store(place, address.open_engine(place, False, 5), False))
+    with Store.open(url) as store:
+        commit(store, begin(store), [0.5])
+        storage = optuna.storages.RDBStorage(store.optuna_url())
+        assert [s.study_name for s in storage.get_all_studies()] == ["theirs"]
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def test_a_database_of_others_is_not_ours_to_read(url: str) -> None:
+    change(url, "CREATE TABLE experiments (id INTEGER)", "INSERT INTO experiments VALUES (7)")
+    for options in ({"read_only": True}, {"create": False}):
+        with pytest.raises(StoreError, match=r"holds no losssearch tables. Check the address"):
+            Store.open(url, **options)
+    Store.open(url).close()
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["CREATE TABLE ls_candidate (id INTEGER)"],
+        ["CREATE TABLE ls_version (major INTEGER)"],
+        ["CREATE TABLE ls_other (id INTEGER)", "CREATE TABLE ls_version (version_num TEXT)"],
+        ["CREATE TABLE ls_version (version_num TEXT)", "INSERT INTO ls_version VALUES ('0001')"],
+    ],
+)
+@pytest.mark.parametrize("read_only", [True, False])
+def test_tables_of_our_names_that_are_not_ours_are_refused(
+    url: str, statements: list[str], read_only: bool
+) -> None:
+    change(url, *statements)
+    with pytest.raises(StoreError, match=r"were not made by losssearch. Use another database"):
+        Store.open(url, read_only=read_only)
+
+
+def test_a_changed_table_is_refused(url: str) -> None:
+    Store.open(url).close()
+    change(url, "ALTER TABLE ls_search RENAME COLUMN seed TO sead")
+    with pytest.raises(StoreError, match="were not made by losssearch"):
+        Store.open(url)
+
+
+def test_a_newer_store_is_refused_and_left_alone(url: str) -> None:
+    Store.open(url).close()
+    change(url, "UPDATE ls_version SET version_num = '9999'")
+    for read_only in (True, False):
+        with pytest.raises(StoreError, match=r"written by a newer losssearch .*'9999'.* Upgrade"):
+            Store.open(url, read_only=read_only)
+
+
+def test_an_older_store_is_brought_up_to_date_only_for_writing(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store.open(url).close()
+    monkeypatch.setattr(migrate, "HEAD", "0002")
+    monkeypatch.setattr("losssearch.store.database.HEAD", "0002")
+    with pytest.raises(StoreError, match=r"of an older losssearch. Open it once for writing"):
+        Store.open(url, read_only=True)
+    Store.open(url).close()
+
+
+def test_a_migration_that_fails_leaves_no_trace(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(connection: object, shown: str) -> None:
+        upgrade(connection, shown)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    upgrade = migrate.upgrade
+    monkeypatch.setattr(migrate, "upgrade", broken)
+    with pytest.raises(KeyboardInterrupt):
+        Store.open(url)
+    monkeypatch.undo()
+    engine = create_engine(address.parse(url))
+    with engine.connect() as connection:
+        assert migrate.state(connection, "x") is None
+    engine.dispose()
+    Store.open(url).close()
+
+
+def test_many_may_open_a_new_database_at_once(url: str) -> None:
+    faults: list[BaseException] = []
+
+    def open_it() -> None:
+        try:
+            Store.open(url).close()
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=open_it) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+
+
+def test_a_percent_sign_in_the_path_of_the_program_does_no_harm(tmp_path: Path) -> None:
+    with Database.open(str(tmp_path / "100%{x}.db")) as database, database.reading() as connection:
+        assert migrate.state(connection, "x") == HEAD
