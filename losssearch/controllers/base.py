@@ -1,10 +1,11 @@
 """Who proposes the next losses, and what does it learn?
 
-A controller is asked for programs and told how they did, failures included. Proposal k depends on the seed, on k
-and on what was told before, and on nothing else: its randomness is a stream of its own, and all that a
-controller has learnt is in `state()`, plain data that a store keeps and `restore` reads back, with every
-formula parsed again. The first proposals are the start losses. A proposal that is canonically equal to one of
-the last few thousand is drawn again, a bounded number of times.
+A controller is asked for programs and told how they did, failures included. Proposal k depends on
+the seed, on k and on what was told before, and on nothing else: its randomness is a stream of its
+own, and all that a controller has learnt is in `state()`, plain data that a store keeps and
+`restore` reads back, with every formula parsed again. The first proposals are the start losses. A
+proposal that is canonically equal to one of the last few thousand is drawn again, a bounded
+number of times.
 """
 
 from __future__ import annotations
@@ -145,6 +146,7 @@ class Controller(ABC):
 
     def _accept(self, number: int, idea: Idea) -> None:
         """An idea became proposal `number`; most controllers need not know."""
+        return None
 
     def _state(self) -> dict[str, Any]:
         return {}

@@ -1,9 +1,10 @@
 """Better losses from good ones: typed evolution with ageing, niches and two aims, score and size.
 
-Parents win tournaments, or stand on the front of what is best at its size; children are parents changed,
-crossed or added together, and some are drawn afresh. Who survives is the front, then the young and good;
-each structure keeps few places, so that variants of one loss's constants do not crowd out the rest. Scores
-of higher rungs are surer, so scores from lower ones are handicapped by a share of the population's spread.
+Parents win tournaments, or stand on the front of what is best at its size; children are parents
+changed, crossed or added together, and some are drawn afresh. Who survives is the front, then the
+young and good; each structure keeps few places, so that variants of one loss's constants do not
+crowd out the rest. Scores of higher rungs are surer, so scores from lower ones are handicapped by
+a share of the population's spread.
 """
 
 from __future__ import annotations

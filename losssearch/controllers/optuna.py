@@ -1,10 +1,10 @@
 """Any sampler of Optuna as a controller.
 
-Optuna has no trees, so a program is told to it as a fixed number of codons, integers that are each one
-choice of the typed sampler ("grammatical evolution"): the first decide how the loss is made, the next
-what stands at its top, and so on down. Every row of codons is a well-typed program, and the same row is
-the same program. Samplers see codons as numbers between 0 and 1, with which TPE is five times as fast as
-with integers; a proposal takes TPE about 20 ms.
+Optuna has no trees, so a program is told to it as a fixed number of codons, integers that are
+each one choice of the typed sampler ("grammatical evolution"): the first decide how the loss is
+made, the next what stands at its top, and so on down. Every row of codons is a well-typed
+program, and the same row is the same program. Samplers see codons as numbers between 0 and 1,
+with which TPE is five times as fast as with integers; a proposal takes TPE about 20 ms.
 """
 
 from __future__ import annotations
@@ -45,9 +45,14 @@ class OptunaController(Controller):
         self._last: Entry | None = None
 
     def _propose(self, number: int, draws: Draws) -> Idea:
-        suggested = self.studies.suggest(self.seed, number, draws.below(2**31))
-        codons = [min(int(suggested.params[n] * BASE), BASE - 1) for n in _NAMES]
-        self._last = replace(suggested, params=_params(codons))
+        if self._last is None:
+            self._last = self.studies.suggest(self.seed, number)
+            codons = [min(int(self._last.params[n] * BASE), BASE - 1) for n in _NAMES]
+        else:  # what was suggested is known: change it a little, which costs less than asking again
+            codons = _codons(self._last)
+            for _ in range(3):
+                codons[draws.below(CODONS)] = draws.below(BASE)
+        self._last = replace(self._last, params=_params(codons))
         return self.fresh.draw(Draws.codons(codons, BASE))
 
     def _accept(self, number: int, idea: Idea) -> None:
@@ -81,9 +86,12 @@ def _params(codons: Iterable[int]) -> dict[str, Any]:
     return {name: (codon + 0.5) / BASE for name, codon in zip(_NAMES, codons, strict=True)}
 
 
+def _codons(entry: Entry) -> list[int]:
+    return [int(entry.params[n] * BASE) for n in _NAMES]
+
+
 def _row(number: int, entry: Entry) -> list[Any]:
-    codons = bytes(int(entry.params[n] * BASE) for n in _NAMES)
-    return [number, codons.hex(), entry.value, entry.notes]
+    return [number, bytes(_codons(entry)).hex(), entry.value, entry.notes]
 
 
 def _entry(row: list[Any]) -> tuple[int, Entry]:

@@ -1,7 +1,7 @@
 """Proposals that learn nothing: the control that every other controller must beat.
 
-The space's mix says how often a loss is drawn by role, made of a start loss by one to three mutations, or
-grown freely.
+The space's mix says how often a loss is drawn by role, made of a start loss by one to three
+mutations, or grown freely.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which names of a space tell how right a prediction is?
 
-Made-up predictions take a small step down the gradient of the space's reference loss, which makes them better.
-A name that rises wherever it moves tells of rightness, one that falls tells of wrongness, and one whose size
-falls is a residual. Takes a millisecond or two.
+Made-up predictions take a small step down the gradient of the space's reference loss, which makes
+them better. A name that rises wherever it moves tells of rightness, one that falls tells of
+wrongness, and one whose size falls is a residual. Takes a millisecond or two.
 """
 
 from __future__ import annotations

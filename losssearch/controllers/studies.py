@@ -1,9 +1,10 @@
 """How does any sampler of Optuna become a pure function of a short history?
 
-Optuna's samplers keep random streams, and some keep notes beside the trials. Here a study in memory is made
-anew from the last few hundred results whenever something was told, and the sampler is made anew for each
-question, seeded by that question. So the answer depends on the history and the question alone, the same after
-any restart, and its cost does not grow. Failures count as worse than all that was seen.
+Optuna's samplers keep random streams, and some keep notes beside the trials. Here a study in
+memory is made anew from the last few hundred results whenever something was told, and the sampler
+is made anew for each question, seeded by that question. So the answer depends on the history and
+the question alone, the same after any restart, and its cost does not grow. Failures count as
+worse than all that was seen.
 """
 
 from __future__ import annotations

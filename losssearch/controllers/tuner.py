@@ -1,8 +1,8 @@
 """Which constants, learning rate and weight decay serve a fixed loss best?
 
-The structure stays; a sampler of Optuna proposes values for the constants and for further knobs. The loss's own
-constants come first, so that tuning never makes it worse. The same tuner serves a search's finalists and the
-classical losses that they are compared with.
+The structure stays; a sampler of Optuna proposes values for the constants and for further knobs.
+The loss's own constants come first, so that tuning never makes it worse. The same tuner serves a
+search's finalists and the classical losses that they are compared with.
 """
 
 from __future__ import annotations

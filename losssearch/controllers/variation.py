@@ -1,8 +1,9 @@
 """How does one loss become another of the same type?
 
-Operators on programs: a part is drawn anew, cut out, wrapped, or swapped with one of the same type from another
-program; constants take a step. Whatever an operator makes is checked when it is built, and what does not fit
-counts as a miss (None), so that nothing badly typed leaves this room.
+Operators on programs: a part is drawn anew, cut out, wrapped, or swapped with one of the same
+type from another program; constants take a step. Whatever an operator makes is checked when it is
+built, and what does not fit counts as a miss (None), so that nothing badly typed leaves this
+room.
 """
 
 from __future__ import annotations

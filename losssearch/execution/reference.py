@@ -20,6 +20,7 @@ from losssearch.language.signature import Kind, Signature
 from losssearch.language.term import CONSTANT, DEFINED, INPUT, LITERAL, SIZE
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Inputs = Mapping[str, "Tensor"]
@@ -37,6 +38,7 @@ class Compiled:
         program: Definitions must have been expanded (`canonical` does).
         plain: Skip guards that are idle whatever the prediction, as bounds prove; the result is the same.
         shortcuts: Functions to run in place of a primitive's own, by its name; equal to it.
+        order: Layout of the axes while it runs; None for the declared one.
     """
 
     def __init__(
@@ -45,9 +47,11 @@ class Compiled:
         *,
         plain: bool = True,
         shortcuts: Mapping[str, Callable[..., Tensor]] | None = None,
+        order: tuple[str, ...] | None = None,
     ) -> None:
         self.program = program
         self._rank = len(program.signature.axes)
+        self._order = order or program.signature.axes
         ranges = bounds(program, any_input=True) if plain else ()
         self._steps: list[_Step | None] = []
         for step in program.instructions:
@@ -64,7 +68,7 @@ class Compiled:
                 program.instructions[i].kind is Kind.MASK and k not in row.masks and step.op != "any"
                 for k, i in enumerate(step.args)
             )
-            dims = dims_of(program.signature, step) if row.form is not Form.ELEMENTWISE else None
+            dims = dims_of(self._order, step) if row.form is not Form.ELEMENTWISE else None
             self._steps.append((function, step.args, as_number, dims))
         self._squeezes = [
             tuple(
@@ -82,14 +86,9 @@ class Compiled:
         some = self._some(inputs)
         for step, ready in zip(self.program.instructions, self._steps, strict=True):
             if ready is None:
-                values.append(self._terminal(step, inputs, constants or {}, some))
+                values.append(self.terminal(step, inputs, constants or {}, some))
                 continue
-            function, args, as_number, dims = ready
-            given = [
-                values[i].to(some.dtype) if number else values[i]
-                for i, number in zip(args, as_number, strict=True)
-            ]
-            values.append(function(*given) if dims is None else _over(function, given, dims))
+            values.append(self._apply(ready, [values[i] for i in ready[1]], some.dtype))
         return tuple(
             values[i].squeeze(squeeze) if values[i].ndim >= self._rank else values[i]
             for i, squeeze in zip(self.program.outputs, self._squeezes, strict=True)
@@ -103,14 +102,29 @@ class Compiled:
             raise UsageError("A loss needs at least one input tensor.")
         return next(iter(inputs.values()))
 
-    def _terminal(
+    def apply(self, index: int, given: list[Tensor], dtype: torch.dtype) -> Tensor:
+        """Run one instruction on the values of its arguments; masks become numbers of `dtype`."""
+        ready = self._steps[index]
+        if ready is None:
+            raise UsageError(f"Instruction {index} is a terminal.")
+        return self._apply(ready, given, dtype)
+
+    def _apply(self, ready: _Step, given: list[Tensor], dtype: torch.dtype) -> Tensor:
+        function, _, as_number, dims = ready
+        if True in as_number:
+            given = [
+                v.to(dtype) if number else v for v, number in zip(given, as_number, strict=True)
+            ]
+        return function(*given) if dims is None else _over(function, given, dims)
+
+    def terminal(
         self, step: Instruction, inputs: Inputs, constants: Mapping[str, Tensor], some: Tensor
     ) -> Tensor:
         name = str(step.data)
         if step.op == INPUT:
             if name not in inputs:
                 raise UsageError(f"The loss reads the input {name!r}, which was not given.")
-            return aligned(self.program.signature, name, inputs[name])
+            return aligned(self.program.signature, name, inputs[name], self._order)
         if step.op == LITERAL:
             return some.new_full((), cast(float, step.data))
         if step.op == CONSTANT:
@@ -138,18 +152,21 @@ def _over(function: Callable[..., Tensor], given: list[Tensor], dims: tuple[int,
     return function(given[0], dims, *given[1:])
 
 
-def dims_of(signature: Signature, step: Instruction) -> tuple[int, ...]:
+def dims_of(order: tuple[str, ...], step: Instruction) -> tuple[int, ...]:
     """The negative tensor dimensions of an instruction's axes (for `like`: to, from, to, from, ...)."""
-    rank = len(signature.axes)
+    rank = len(order)
     if PRIMITIVES[step.op].form is Form.COPY:
         pairs = cast("tuple[tuple[str, str], ...]", step.data)
-        return tuple(signature.axes.index(axis) - rank for pair in pairs for axis in pair)
+        return tuple(order.index(axis) - rank for pair in pairs for axis in pair)
     names = cast("tuple[str, ...]", step.data)
-    return tuple(signature.axes.index(axis) - rank for axis in names)
+    return tuple(order.index(axis) - rank for axis in names)
 
 
-def aligned(signature: Signature, name: str, tensor: Tensor) -> Tensor:
-    """An input at full rank: size 1 for each axis that it lacks."""
+def aligned(
+    signature: Signature, name: str, tensor: Tensor, order: tuple[str, ...] | None = None
+) -> Tensor:
+    """An input at full rank in the given order of axes: size 1 for each axis that it lacks."""
+    order = order or signature.axes
     axes = signature.inputs[name].axes
     if tensor.ndim < len(axes):
         raise UsageError(
@@ -157,7 +174,11 @@ def aligned(signature: Signature, name: str, tensor: Tensor) -> Tensor:
         )
     if not axes:
         return tensor.reshape(*tensor.shape, *[1] * len(signature.axes)) if tensor.ndim else tensor
-    index = tuple(slice(None) if axis in axes else None for axis in signature.axes)
+    kept = [axis for axis in order if axis in axes]
+    if kept != list(axes):
+        first = tensor.ndim - len(axes)
+        tensor = tensor.permute(*range(first), *(first + axes.index(axis) for axis in kept))
+    index = tuple(slice(None) if axis in axes else None for axis in order)
     return tensor[(..., *index)]
 
 

@@ -29,11 +29,9 @@ def bounds(program: Program, *, any_input: bool = False) -> tuple[Interval, ...]
     constants = {c.name: c for c in program.constants}
     signature = program.signature
     for step in program.instructions:
-        given = any_input and step.op == INPUT
-        if given and signature.inputs[str(step.data)].role is not Role.TARGET:
-            found.append(iv.REALS)
-        else:
-            found.append(bound(signature, step, program.instructions, found, constants))
+        found.append(
+            bound(signature, step, program.instructions, found, constants, any_input=any_input)
+        )
     return tuple(found)
 
 
@@ -43,15 +41,18 @@ def bound(
     instructions: Sequence[Instruction],
     found: Sequence[Interval],
     constants: dict[str, Constant],
+    *,
+    any_input: bool = False,
 ) -> Interval:
-    """The interval of one instruction from those before it."""
+    """The interval of one instruction from those before it; `any_input` as in `bounds`."""
     if step.op == LITERAL:
         return iv.point(cast(float, step.data))
     if step.op == CONSTANT:
         constant = constants[str(step.data)]
         return Interval(constant.low, constant.high)
     if step.op == INPUT:
-        return signature.inputs[str(step.data)].interval
+        given = signature.inputs[str(step.data)]
+        return iv.REALS if any_input and given.role is not Role.TARGET else given.interval
     if step.op == SIZE:
         return Interval(1.0, iv.INF)
     if step.kind is Kind.MASK:

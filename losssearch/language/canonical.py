@@ -14,6 +14,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import cast
 
 from losssearch.language import bounds as bnd
@@ -80,13 +81,24 @@ def _renamed(program: Program) -> Program:
     )
 
 
+@lru_cache(maxsize=10_000)
+def _hashed(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _mixed(x: int, y: int) -> int:
+    """A 64-bit number from two; order counts. Only decides what is written first."""
+    x = (x ^ y) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+    return x ^ x >> 29
+
+
 class Simplifier(Builder):
     """A builder whose `apply` gives the simplest known form. Also what derivatives are built with."""
 
     def __init__(self, signature: Signature, constants: Iterable[Constant] = ()) -> None:
         super().__init__(signature, constants, strict=False, expand=True)
         self.bounds: list[Interval] = []
-        self._digests: list[tuple[bytes, bytes]] = []
+        self._digests: list[tuple[int, int]] = []
 
     def visit(self, op: str, args: Sequence[int], data: Data) -> int:
         """The simplified index of one step whose arguments are in this builder already."""
@@ -175,17 +187,10 @@ class Simplifier(Builder):
         index = super()._emit(op, args, data, kind, axes, position)
         if index == len(self.bounds):
             step = self.instructions[index]
+            # A rewrite must hold for whatever is fed, so no operating range is believed.
             self.bounds.append(
-                bnd.bound(self.signature, step, self.instructions, self.bounds, self.constants)
-            )
-            value = repr(self.constants[str(data)].value) if op == CONSTANT else ""
-            shape = f"{op}|{'' if op == CONSTANT else data}".encode()
-            self._digests.append(
-                tuple(  # type: ignore[arg-type]
-                    hashlib.blake2b(
-                        own + b"|".join(self._digests[i][k] for i in args), digest_size=12
-                    ).digest()
-                    for k, own in enumerate((shape, shape + value.encode()))
+                bnd.bound(
+                    self.signature, step, self.instructions, self.bounds, self.constants, any_input=True
                 )
             )
         return index
@@ -211,7 +216,23 @@ class Simplifier(Builder):
 
     def _sorted(self, items: Iterable[int]) -> list[int]:
         """Blind to the values of constants first, so that structure alone decides where it can."""
-        return sorted(items, key=lambda i: self._digests[i])
+        items = list(items)
+        return items if len(items) < 2 else sorted(items, key=self._digest)
+
+    def _digest(self, index: int) -> tuple[int, int]:
+        """What stands under an instruction, without and with the values of constants."""
+        for step in self.instructions[len(self._digests) : index + 1]:
+            if step.op == CONSTANT:
+                shape = _hashed(CONSTANT)
+                number = shape ^ _hashed(repr(self.constants[str(step.data)].value))
+            else:
+                shape = number = _hashed(f"{step.op}|{step.data}")
+            for i in step.args:
+                below = self._digests[i]
+                shape = _mixed(shape, below[0])
+                number = _mixed(number, below[1])
+            self._digests.append((shape, number))
+        return self._digests[index]
 
     # Sums.
 
@@ -326,7 +347,7 @@ class Simplifier(Builder):
             result = super().apply("mul", (result, i))
         for i in self._sorted(bottom):
             result = super().apply("div", (result, i))
-        return super().apply("neg", (result,)) if sign < 0 else result
+        return self.neg(result) if sign < 0 else result
 
     def _linear(self, op: str, args: tuple[int, ...], data: Data) -> int | None:
         """Sign, and factors that lack the summed axes, leave linear operations."""
@@ -334,6 +355,7 @@ class Simplifier(Builder):
             return self.neg(self.apply(op, self._args(args[0]), data)) if self._is(args[0], "neg") else None
         over = self.signature.axes_of(data) if isinstance(data, tuple) else 0  # type: ignore[arg-type]
         outside: list[int] = []
+        under: list[int] = []
         inside: list[int] = []
         sign = 1
         for k, arg in enumerate(args):
@@ -341,22 +363,25 @@ class Simplifier(Builder):
             if op == "mean" and k == 1:
                 inside.append(arg)
                 continue
-            free = [i for i in top if not self._step(i).axes & over]
-            if s < 0 or free:
-                kept = [i for i in top if self._step(i).axes & over]
-                if not kept or any(not self._step(b).axes & over for b in bottom):
-                    free, kept = [], top
-                body = self.product_of(kept)
-                for b in self._sorted(bottom):
-                    body = super().apply("div", (body, b))
-                inside.append(body)
-                outside += free
-                sign *= s
-            else:
+            free = [i for i in top if not self._step(i).axes & over and self.number(i) != 1]
+            below = [i for i in bottom if not self._step(i).axes & over]
+            if len(free) == len(top) and len(below) == len(bottom):
+                free, below = [], []
+            if s > 0 and not free and not below:
                 inside.append(arg)
-        if sign > 0 and not outside:
+                continue
+            body = self.product_of([i for i in top if i not in free] or [self.literal(1.0)])
+            for i in self._sorted(i for i in bottom if i not in below):
+                body = super().apply("div", (body, i))
+            inside.append(body)
+            outside += free
+            under += below
+            sign *= s
+        if sign > 0 and not outside and not under:
             return None
         result = self.product_of([*outside, self.apply(op, tuple(inside), data)])
+        for i in self._sorted(under):
+            result = self.apply("div", (result, i))
         return self.neg(result) if sign < 0 else result
 
 
@@ -380,6 +405,9 @@ def _neg(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
         return b._args(args[0])[0]
     if b._is(args[0], "add"):
         return b.sum_of(b.signed(args[0], -1))
+    step = b._step(args[0])
+    if step.op in ("sum", "mean", "like") and b._is(step.args[0], "add"):
+        return b.apply(step.op, (b.neg(step.args[0]), *step.args[1:]), step.data)
     return None
 
 

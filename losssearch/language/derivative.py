@@ -30,6 +30,7 @@ def gradient(program: Program, wrt: Sequence[str]) -> Program:
         values.append(builder.visit(step.op, [values[i] for i in step.args], step.data))
     slopes: dict[int, int] = {source.outputs[-1]: builder.literal(1.0)}
     found: dict[str, int] = {}
+    reached = _reached(source, wrt)
     for i in reversed(range(len(source.instructions))):
         step = source.instructions[i]
         if i not in slopes:
@@ -44,7 +45,7 @@ def gradient(program: Program, wrt: Sequence[str]) -> Program:
             spread |= source.instructions[j].axes
         for position, j in enumerate(step.args):
             rule = row.derivative[position]
-            if rule is None or not _reaches(source, j, tuple(wrt)):
+            if rule is None or j not in reached:
                 continue
             if row.form is Form.COPY:
                 part = _copied_back(builder, slopes[i], step.data)
@@ -64,21 +65,13 @@ def _template(rule: str) -> Term:
     return parse_term(rule)
 
 
-def _reaches(program: Program, index: int, wrt: tuple[str, ...]) -> bool:
-    return index in _reached(program, wrt)
-
-
-@cache
-def _reached_cached(program: Program, wrt: tuple[str, ...]) -> frozenset[int]:
+def _reached(program: Program, wrt: Sequence[str]) -> frozenset[int]:
+    """The instructions that the inputs `wrt` can move."""
     reached: set[int] = set()
     for i, step in enumerate(program.instructions):
         if (step.op == INPUT and step.data in wrt) or any(j in reached for j in step.args):
             reached.add(i)
     return frozenset(reached)
-
-
-def _reached(program: Program, wrt: tuple[str, ...]) -> frozenset[int]:
-    return _reached_cached(program, wrt)
 
 
 def _instantiate(builder: Simplifier, term: Term, names: dict[str, int], axes: object) -> int:

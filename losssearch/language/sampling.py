@@ -1,12 +1,12 @@
 """How is a loss drawn at random so that it has a chance to be one?
 
-Terms grow from the top by the wanted type: kind, axes, sign, and whether prediction and target must
-occur below. A table of least completions keeps every draw inside the node and depth limits. Free growth
-rarely gives a loss that teaches anything, so there is growth *by role* too: a weight, never negative,
-times a rising function of how wrong the prediction is, plus a free term.
+Terms grow from the top by the wanted type: kind, axes, sign, and whether prediction and target
+must occur below. A table of least completions keeps every draw inside the node and depth limits.
+Free growth rarely gives a loss that teaches anything, so there is growth *by role* too: a weight,
+never negative, times a rising function of how wrong the prediction is, plus a free term.
 
-Randomness is counted: proposal k of seed s draws from its own Philox stream, so that it is the same after
-any restart. One proposal, type check included, takes a quarter of a millisecond.
+Randomness is counted: proposal k of seed s draws from its own Philox stream, so that it is the
+same after any restart. One proposal, type check included, takes a quarter of a millisecond.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def task(
         ),
         classes=table.classes,
         data_version=table.digest,
-        sizes=(development - development // 4, samples // 3),
+        sizes=(development - development // 4, samples // 3 // 2),
     )
 
 
@@ -151,7 +151,13 @@ class _Table:
     def load(self) -> int:
         """Reads and checks the data; gives the number of samples."""
         x, y = self._data() if callable(self._data) else self._data
-        self.features, targets = np.asarray(x, np.float32), np.asarray(y)
+        try:
+            self.features, targets = np.asarray(x, np.float32), np.asarray(y)
+            targets.astype(float)
+        except (TypeError, ValueError) as error:
+            raise ProxyError(
+                f"{self._where}: the data are not numbers ({error}). Encode texts first."
+            ) from error
         if targets.ndim != 1 or len(self.features) != len(targets):
             raise ProxyError(
                 f"{self._where}: X of shape {self.features.shape} and y of shape {targets.shape} "
@@ -184,7 +190,7 @@ class _Table:
             rows = draw.permutation(development)
             test = None
         else:  # as large as in the search, from everything that is not tested
-            test = draw.permutation(pool)[: max(1, third // 2)]
+            test = draw.permutation(pool)[: third // 2]
             rows = draw.permutation(np.setdiff1d(order, test))[: len(development)]
         cut = len(development) - len(development) // 4
         chosen = [rows[:cut], rows[cut:], *([] if test is None else [test])]

@@ -322,7 +322,7 @@ class Mirror:
         name = self._search.name
         trained = PROPOSAL.c.outcome.in_(TRAINED) & (PROPOSAL.c.search_id == self._search.id)
         newest = select(PROPOSAL.c.number).where(trained)
-        seeds = newest.where(PROPOSAL.c.origin == "seed").order_by(PROPOSAL.c.number)
+        seeds = newest.where(PROPOSAL.c.origin.startswith("start")).order_by(PROPOSAL.c.number)
         newest = newest.order_by(PROPOSAL.c.number.desc()).limit(limit)
         quarter = max(1, limit // 4)
         best = [ranked.proposal.number for ranked in self._store.leaderboard(name, quarter)]

@@ -78,6 +78,21 @@ def test_protocols_differ_between_proxies() -> None:
     assert len({load_proxy(name).protocol.hash for name in proxy_names()}) == len(proxy_names())
 
 
+def test_a_tasks_protocol_is_the_same_in_every_process_and_follows_the_data(file: Path) -> None:
+    code = (
+        "import numpy as np; from torch import nn; from losssearch.proxies import task;"
+        "x = np.arange({n}.0).reshape(-1, 2); y = np.arange(len(x)) % 2;"
+        "print(task(data=(x, y), model=lambda: nn.Linear(2, 2)).protocol.hash)"
+    )
+    first, again, other = (
+        subprocess.run(
+            [sys.executable, "-c", code.format(n=n)], check=True, capture_output=True, text=True
+        ).stdout
+        for n in (40, 40, 44)
+    )
+    assert first == again != other
+
+
 def test_listing_proxies_loads_neither_torch_nor_data_sets() -> None:
     code = (
         "import sys; from losssearch.proxies.registry import proxy_names; proxy_names();"
@@ -88,6 +103,9 @@ def test_listing_proxies_loads_neither_torch_nor_data_sets() -> None:
 
 def test_a_users_task_is_loaded_from_its_file_and_trained(file: Path) -> None:
     proxy = load_proxy(f"{file}:mine")
+    audit = proxy.split(0, stage="audit")
+    assert audit.test is not None
+    assert (len(audit.train[0]), len(audit.test[0])) == proxy.sizes
     split = proxy.split(0)
     assert set(split.provided) == {"prior", "count_pos", "count_neg"}
 
@@ -172,6 +190,7 @@ X, Y = np.zeros((20, 3)), np.arange(20) % 2
         ({"data": (X, Y), "space": "ranking"}, "space='ranking' is unknown"),
         ({"data": (X, Y[:5])}, "do not fit"),
         ({"data": (X[:5], Y[:5])}, "too few"),
+        ({"data": (X, ["cat"] * 20)}, "not numbers"),
         ({"data": (X * np.nan, Y)}, "nan or inf"),
         ({"data": (X, Y + 0.5)}, "class numbers"),
         ({"data": (X, Y + 1), "space": "binary"}, "0 and 1"),

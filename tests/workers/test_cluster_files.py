@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 CLUSTER = Path(__file__).parents[2] / "workers" / "cluster"
 

@@ -112,7 +112,7 @@ def test_a_lost_node_costs_its_jobs_and_no_more() -> None:
                 pool.submit(str(i), {"task": "ping"}, 30)
             assert {answer.outcome for answer in collect(pool, 4)} == {Outcome.SCORED}
     finally:
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def test_ray_client_is_refused() -> None:
