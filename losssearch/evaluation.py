@@ -141,7 +141,7 @@ class Evaluator:
         self, job: _Job, answer: Answer, results: Results, protocol: str
     ) -> list[_Job]:
         """Record an answer; gives the jobs to be tried again."""
-        if answer.outcome is Outcome.SCORED and answer.result is not None:
+        if answer.outcome is Outcome.ANSWERED and answer.result is not None:
             found = [_read(raw) for raw in answer.result["runs"]]
             self._record(job, found, results, protocol)
             return []

@@ -9,13 +9,13 @@ from enum import Enum
 
 
 class Outcome(Enum):
-    """The end of a candidate's life, or of one training of it."""
+    """The end of a candidate's life, of one training of it, or of a job at a worker."""
+
+    ANSWERED = "The worker answered."
 
     SCORED = "Trained and scored."
     # Screens, cheapest first.
     DUPLICATE = "The same canonical program was seen before; its result was credited."
-    TOO_LARGE = "Larger or deeper than the space allows."
-    REFUTED = "A fact that the space requires was refuted."
     NOT_FINITE = "Gave nan or inf in value or gradient."
     FLAT = "Its gradient is zero almost everywhere on ordinary predictions."
     BLIND = "Does not depend on the prediction, or not on the target."
@@ -29,7 +29,3 @@ class Outcome(Enum):
     TIMEOUT = "Did not answer before its deadline."
     DIED = "The worker process died."
     POISON = "Killed or hung its workers repeatedly; not tried again."
-
-    @property
-    def is_scored(self) -> bool:
-        return self is Outcome.SCORED

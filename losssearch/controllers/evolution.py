@@ -1,10 +1,10 @@
 """Better losses from good ones: typed evolution with ageing, niches and two aims, score and size.
 
 Parents win tournaments, or stand on the front of what is best at its size; children are parents
-changed, crossed or added together, and some are drawn afresh. Who survives is the front, then the
-young and good; each structure keeps few places, so that variants of one loss's constants do not
-crowd out the rest. Scores of higher rungs are surer, so scores from lower ones are handicapped by
-a share of the population's spread.
+changed, crossed or added together, and some are drawn afresh. Who survives is the front, then
+the young and good; each structure keeps few places, so that variants of one loss's constants do
+not crowd out the rest. Rungs use other splits, so their scores do not compare: whoever came
+further is better, and the score decides among equals.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from statistics import median
 from typing import Any
 
 from losssearch.controllers.base import Controller, Idea, Start, Told, read_back, written
@@ -23,9 +22,11 @@ from losssearch.errors import UsageError
 from losssearch.language.canonical import structure_key
 from losssearch.language.program import Program
 from losssearch.language.sampling import Draws
+from losssearch.outcomes import Outcome
 from losssearch.spaces import Space
 
 TRIES = 10
+_FRESH, _CROSSOVER, _BLEND, _CONSTANTS, _MUTATION = range(5)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,6 @@ class EvolutionSettings:
         front: Share of parents taken from the front of score and size.
         lifetime: Proposals after which a loss off the front counts as old.
         niche: Most losses of one structure.
-        handicap: Per missing rung, in parts of the distance from best to median.
         fresh, crossover, blend, constants, mutation: Shares of the ways to make a child.
     """
 
@@ -49,7 +49,6 @@ class EvolutionSettings:
     front: float = 0.25
     lifetime: int = 2000
     niche: int = 3
-    handicap: float = 0.2
     fresh: float = 0.15
     crossover: float = 0.15
     blend: float = 0.1
@@ -99,39 +98,36 @@ class Evolution(Controller):
         self.fresh = Fresh(space, self.sampler, start)
         self.population: list[Individual] = []
         self._totals = list(accumulate(_WEIGHTS[name] for name in MUTATIONS))
-        self._fitness: dict[str, float] = {}
+        s = self.settings
+        self._shares = list(accumulate((s.fresh, s.crossover, s.blend, s.constants, s.mutation)))
+        self._fitness: dict[str, tuple[int, float]] = {}
         self._front: list[Individual] = []
 
     # Children.
 
     def _propose(self, number: int, draws: Draws) -> Idea:
-        settings = self.settings
-        missing = 1 - len(self.population) / settings.warm_up
+        missing = 1 - len(self.population) / self.settings.warm_up
         if draws.chance(missing) or not self.population:
             return self.fresh.draw(draws)
-        shares = (
-            settings.fresh, settings.crossover, settings.blend, settings.constants, settings.mutation
-        )  # fmt: skip
-        way = draws.weighted(list(accumulate(shares)))
-        for _ in range(TRIES):
-            idea = self._child(way, draws)
+        way = draws.weighted(self._shares)
+        for attempt in range(TRIES):
+            idea = self._child(way if attempt < TRIES // 2 else _MUTATION, draws)
             if idea is not None:
                 return idea
-            way = 4
         return self.fresh.draw(draws)
 
     def _child(self, way: int, draws: Draws) -> Idea | None:
-        if way == 0:
+        if way == _FRESH:
             return self.fresh.draw(draws)
         mother = self._parent(draws)
-        if way in (1, 2):
+        if way in (_CROSSOVER, _BLEND):
             father = self._parent(draws)
-            mate = crossed if way == 1 else blended
+            mate = crossed if way == _CROSSOVER else blended
             child = mate(self.sampler, mother.program, father.program, draws)
-            origin = "crossover" if way == 1 else "blend"
+            origin = "crossover" if way == _CROSSOVER else "blend"
             return None if child is None else Idea(child, (mother.key, father.key), origin)
-        if way == 3:
-            stepped = nudged(mother.program, draws)
+        if way == _CONSTANTS:
+            stepped = nudged(self.sampler, mother.program, draws)
             return None if stepped is None else Idea(stepped, (mother.key,), "constants")
         steps = 1 + draws.chance(0.4) + draws.chance(0.15)
         found = mutated(self.sampler, mother.program, draws, self._totals, steps)
@@ -151,15 +147,16 @@ class Evolution(Controller):
 
     def _learn(self, told: Told) -> None:
         score = told.finite_score
-        if score is None:
-            return
         kept = [one for one in self.population if one.key != told.key]
-        # The same score to the last digit is the same loss in other words: the shorter stays.
-        twin = next((one for one in kept if one.score == score and one.rung == told.rung), None)
-        if twin is not None:
-            if twin.size <= told.size:
+        if score is None:  # it may have failed at a higher rung than it is known from
+            self.population = kept
+            return
+        if told.outcome in (Outcome.EQUIVALENT, Outcome.DUPLICATE):
+            # The same loss in other words, with the other's score: the shorter stays.
+            same = [one for one in kept if (one.score, one.rung) == (score, told.rung)]
+            if any(one.size <= told.size for one in same):
                 return
-            kept.remove(twin)
+            kept = [one for one in kept if one not in same[:1]]
         structure = structure_key(told.program)
         one = Individual(
             told.key, told.program, score, told.size, told.rung, told.number, structure
@@ -193,12 +190,8 @@ class Evolution(Controller):
     def _rank(self) -> None:
         if not self.population:
             return
-        scores = [one.score for one in self.population]
-        handicap = self.settings.handicap * (median(scores) - min(scores))
         top = max(one.rung for one in self.population)
-        self._fitness = {
-            one.key: one.score + handicap * (top - one.rung) for one in self.population
-        }
+        self._fitness = {one.key: (top - one.rung, one.score) for one in self.population}
 
     # State.
 
@@ -239,8 +232,8 @@ class Evolution(Controller):
         return sorted(self.population, key=lambda one: (self._fitness[one.key], one.size))
 
 
-def _front(ranked: list[Individual], fitness: Mapping[str, float]) -> list[Individual]:
-    """Of losses sorted by fitness, those that are smaller than all better ones, and not hopeless."""
+def _front(ranked: list[Individual], fitness: Mapping[str, tuple[int, float]]) -> list[Individual]:
+    """Of losses sorted by fitness, those smaller than all better ones, and not hopeless."""
     if not ranked:
         return []
     hopeless = fitness[ranked[len(ranked) // 2].key]

@@ -34,7 +34,7 @@ _SETTINGS: Mapping[str, Any] = {
 
 @dataclass
 class Entry:
-    """One point that was asked for: its parameters, value (None if it failed), and the sampler's notes."""
+    """A point that was asked for: parameters, value (None if it failed), the sampler's notes."""
 
     params: dict[str, Any]
     value: float | None = None

@@ -192,7 +192,7 @@ def wrap(edit: Edit) -> Program | None:
 
 
 def add_term(edit: Edit) -> Program | None:
-    """To a real part of the body's type comes another, by role or free, with a constant in front."""
+    """To a part of the body's type comes another, by role or free, with a constant in front."""
     place = _like_body(edit)
     if place is None or not {"add", "mul"} <= set(edit.sampler.grammar.primitives):
         return None
@@ -240,13 +240,13 @@ def _like_body(edit: Edit) -> Place | None:
 
 def nudge(edit: Edit) -> Program | None:
     """Constants take a step."""
-    return nudged(edit.program, edit.draws)
+    return nudged(edit.sampler, edit.program, edit.draws)
 
 
-def nudged(program: Program, draws: Draws) -> Program | None:
+def nudged(sampler: Sampler, program: Program, draws: Draws) -> Program | None:
     """One constant takes a step, or all do: a factor if it keeps its sign, else a normal step."""
     constants = program.constants
-    if not constants:
+    if not constants or not sampler.fits(program):
         return None
     chosen = draws.below(len(constants))
     everyone = draws.chance(0.3)
@@ -305,9 +305,13 @@ MUTATIONS: Mapping[str, Callable[[Edit], Program | None]] = {
 def mutated(
     sampler: Sampler, program: Program, draws: Draws, totals: Sequence[float], steps: int
 ) -> tuple[Program, str] | None:
-    """`steps` mutations in a row, with running totals of the operators' weights; None if all missed.
+    """`steps` mutations in a row; None if all missed.
 
-    Also says which operators it used, joined by "+".
+    Args:
+        totals: Running totals of the operators' weights, in the order of `MUTATIONS`.
+
+    Returns:
+        The program, and the names of the operators that made it, joined by "+".
     """
     names = list(MUTATIONS)
     used: list[str] = []

@@ -9,16 +9,15 @@ last, so that reductions over a few classes are sums of long vectors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
-
+import torch
 from torch import Tensor
 
-from losssearch.execution.reference import Compiled
-from losssearch.language.canonical import canonical, structure_key_of_canonical
-from losssearch.language.derivative import gradient
-from losssearch.language.primitives import PRIMITIVES
+from losssearch.execution.reference import Compiled, LossGradient, aligned
+from losssearch.language.canonical import structure_key_of_canonical
 from losssearch.language.program import Instruction, Program
 from losssearch.language.term import CONSTANT, INPUT, LITERAL, SIZE
 
@@ -54,152 +53,219 @@ class _Group:
     scales: list[float] = field(default_factory=list)
 
 
+def bank_of(gradients: Mapping[int, object]) -> GradientBank | None:
+    """A bank for these losses, by index; None if one of them is any function and no program."""
+    programs = {i: g for i, g in gradients.items() if isinstance(g, LossGradient)}
+    return GradientBank(programs) if len(programs) == len(gradients) else None
+
+
 class GradientBank:
     """Gradients of several losses on rows of models.
 
     Args:
-        losses: The programs.
-        scales: One factor a loss.
-        prediction: Input by which to differentiate.
+        losses: By an index of the caller's.
     """
 
-    def __init__(self, losses: Sequence[Program], scales: Sequence[float], prediction: str) -> None:
-        self.prediction = prediction
-        self._groups: list[_Group] = []
+    def __init__(self, losses: Mapping[int, LossGradient]) -> None:
+        first = next(iter(losses.values()))
+        self.prediction = first.wrt
+        self.groups: list[_Group] = []
         by_structure: dict[str, _Group] = {}
-        for i, (loss, scale) in enumerate(zip(losses, scales, strict=True)):
-            ran = canonical(loss)
+        for i, loss in losses.items():
+            ran, scale = loss.program, loss.scale
             key = structure_key_of_canonical(ran)
             if key not in by_structure:
-                by_structure[key] = _Group(gradient(ran, (prediction,)), [], {})
-                self._groups.append(by_structure[key])
+                by_structure[key] = _Group(loss.slope, [], {})
+                self.groups.append(by_structure[key])
             group = by_structure[key]
             group.members.append(i)
             group.scales.append(scale)
             for constant in ran.constants:
                 group.constants.setdefault(constant.name, []).append(constant.value)
-        self.signature = losses[0].signature
-        axes = self.signature.axes
-        self._order = (*axes[1:], axes[0])
+        self.signature = first.program.signature
+        declared = self.signature.axes
+        #: Layout of a row: samples last.
+        self.axes = (*declared[1:], declared[0])
         self._merge()
         #: The order in which losses must stand: those of a structure side by side.
-        self.order = [i for group in self._groups for i in group.members]
+        self.order = [i for group in self.groups for i in group.members]
 
     def _merge(self) -> None:
         found: dict[tuple[str, tuple[int, ...], object, int], int] = {}
         wanted: list[set[int]] = []
-        self._steps: list[_Step] = []
-        for g, group in enumerate(self._groups):
-            run = Compiled(group.program, order=self._order)
+        self.steps: list[_Step] = []
+        for g, group in enumerate(self.groups):
+            run = Compiled(group.program, order=self.axes)
             place: list[int] = []
             for index, instruction in enumerate(group.program.instructions):
                 args = tuple(place[i] for i in instruction.args)
                 own = g if instruction.op == CONSTANT else EVERYONE
                 key = (instruction.op, args, instruction.data, own)
                 if key not in found:
-                    found[key] = len(self._steps)
-                    self._steps.append(_Step(instruction, args, EVERYONE, run, index))
+                    found[key] = len(self.steps)
+                    self.steps.append(_Step(instruction, args, EVERYONE, run, index))
                     wanted.append(set())
                 place.append(found[key])
                 wanted[found[key]].add(g)
             group.output = place[group.program.outputs[0]]
-        for step, groups in zip(self._steps, wanted, strict=True):
+        for step, groups in zip(self.steps, wanted, strict=True):
             if len(groups) == 1 or step.instruction.op == CONSTANT:
                 step.group = next(iter(groups))
 
-    def evaluate(self, inputs: Mapping[str, Tensor], counts: Sequence[int]) -> list[Tensor]:
-        """The scaled gradients.
+    def align(self, name: str, tensor: Tensor) -> Tensor:
+        """An input at full rank, samples last."""
+        return aligned(self.signature, name, tensor, self.axes)
+
+    def plan(self, counts: Mapping[int, int], some: Tensor, shared: Mapping[str, bool]) -> Plan:
+        """Everything that is the same for every batch: where rows lie, constants, literals.
 
         Args:
-            inputs: Shape (rows, *axes); rows of the losses stand in `order`, an input without rows is shared.
-            counts: Rows of each loss, by its index.
-
-        Returns:
-            One tensor a loss, by its index, of the shape of its part of the prediction.
+            counts: Rows of each loss, by its index; rows stand in `order`.
+            some: A prediction, (rows, *axes); gives dtype, device and sizes.
+            shared: Input -> whether it has no rows of its own.
         """
-        some = inputs[self.prediction]
-        spans = self._spans(counts)
-        shared: dict[int, Tensor] = {}
-        private: list[dict[int, Tensor]] = [{} for _ in self._groups]
+        return _Planner(self, counts, some, shared).plan()
 
-        def value(i: int, group: int) -> Tensor:
-            if i in private[group]:
-                return private[group][i]
-            whole = shared[i]
-            start, stop = spans[group]
-            mine = whole[start:stop] if whole.ndim > self._rank and whole.shape[0] > 1 else whole
-            private[group][i] = mine
-            return mine
 
-        for i, step in enumerate(self._steps):
-            if step.group == EVERYONE:
-                given = [shared[j] for j in step.args]
-                shared[i] = self._run(step, given, inputs, some)
-            elif step.instruction.op == CONSTANT:
-                private[step.group][i] = self._constant(step, counts, some)
-            else:
-                given = [value(j, step.group) for j in step.args]
-                private[step.group][i] = self._run(step, given, inputs, some, spans[step.group])
-        return self._outputs(value, some, spans, counts)
+Operation = Callable[[list[Tensor]], Tensor]
 
-    @property
-    def _rank(self) -> int:
-        return len(self._order)
 
-    def _spans(self, counts: Sequence[int]) -> list[tuple[int, int]]:
-        spans, start = [], 0
-        for group in self._groups:
+class Plan:
+    """A bank, made ready for batches of one shape."""
+
+    def __init__(
+        self,
+        inputs: Sequence[tuple[str, int]],
+        registers: list[Tensor],
+        steps: Sequence[tuple[Operation, int]],
+        outputs: Mapping[int, Callable[[list[Tensor]], Tensor]],
+        align: Callable[[str, Tensor], Tensor],
+    ) -> None:
+        self._inputs, self._registers, self._steps = inputs, registers, steps
+        self._outputs, self._align = outputs, align
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[int, Tensor]:
+        """By index one scaled gradient a loss, of the shape of its part of the prediction."""
+        values = self._registers.copy()
+        for name, place in self._inputs:
+            values[place] = self._align(name, inputs[name])
+        for operation, place in self._steps:
+            values[place] = operation(values)
+        return {i: output(values) for i, output in self._outputs.items()}
+
+
+class _Planner:
+    """Turns the merged instructions into operations on registers."""
+
+    def __init__(
+        self, bank: GradientBank, counts: Mapping[int, int], some: Tensor, shared: Mapping[str, bool]
+    ) -> None:
+        self.bank, self.counts, self.some = bank, counts, some
+        self.rank = len(bank.axes)
+        self.registers: list[Tensor] = []
+        self.steps: list[tuple[Operation, int]] = []
+        self.inputs: list[tuple[str, int]] = []
+        self.has_rows: list[bool] = []
+        self.input_rows = {name: not alone for name, alone in shared.items()}
+        self.spans: list[tuple[int, int]] = []
+        start = 0
+        for group in bank.groups:
             stop = start + sum(counts[i] for i in group.members)
-            spans.append((start, stop))
+            self.spans.append((start, stop))
             start = stop
-        return spans
 
-    def _run(
-        self,
-        step: _Step,
-        given: list[Tensor],
-        inputs: Mapping[str, Tensor],
-        some: Tensor,
-        span: tuple[int, int] | None = None,
-    ) -> Tensor:
-        if step.instruction.op in PRIMITIVES:
-            return step.run.apply(step.index, given, some.dtype)
-        if step.instruction.op in (LITERAL, SIZE, INPUT):
-            found = step.run.terminal(step.instruction, inputs, {}, some)
-            many = span is not None and found.ndim > self._rank and found.shape[0] > 1
-            return found[span[0] : span[1]] if many and span is not None else found
-        raise TypeError(step.instruction.op)
-
-    def _constant(self, step: _Step, counts: Sequence[int], some: Tensor) -> Tensor:
-        group = self._groups[step.group]
-        values = group.constants[str(step.instruction.data)]
-        if len(set(values)) == 1:
-            return some.new_full((), values[0])
-        rows = [v for v, i in zip(values, group.members, strict=True) for _ in range(counts[i])]
-        return some.new_tensor(rows).reshape(-1, *[1] * self._rank)
-
-    def _outputs(
-        self,
-        value: object,
-        some: Tensor,
-        spans: Sequence[tuple[int, int]],
-        counts: Sequence[int],
-    ) -> list[Tensor]:
-        found: list[Tensor] = [some] * sum(len(g.members) for g in self._groups)
-        axes = self.signature.inputs[self.prediction].axes
-        for g, group in enumerate(self._groups):
-            slope = value(group.output, g)  # type: ignore[operator]
-            start, stop = spans[g]
-            shape = [some.shape[1 + axes.index(a)] if a in axes else 1 for a in self._order]
-            slope = slope.expand(stop - start, *shape)
-            absent = [k - self._rank for k, a in enumerate(self._order) if a not in axes]
-            slope = slope.squeeze(absent) if absent else slope
-            kept = [a for a in self._order if a in axes]
-            slope = slope.permute(0, *[1 + kept.index(a) for a in axes])
+    def plan(self) -> Plan:
+        place: dict[int, int] = {}
+        sliced: dict[tuple[int, int], int] = {}
+        for i, step in enumerate(self.bank.steps):
+            args = [
+                place[j] if step.group == EVERYONE else self._mine(place[j], j, step.group, sliced)
+                for j in step.args
+            ]
+            place[i] = self._place(step, args)
+        outputs: dict[int, Operation] = {}
+        for g, group in enumerate(self.bank.groups):
+            result = self._mine(place[group.output], group.output, g, sliced)
             row = 0
             for i, scale in zip(group.members, group.scales, strict=True):
-                found[i] = slope[row : row + counts[i]] * scale
-                row += counts[i]
-        return found
+                outputs[i] = self._output(result, g, row, self.counts[i], scale)
+                row += self.counts[i]
+        return Plan(self.inputs, self.registers, self.steps, outputs, self.bank.align)
+
+    def _register(self, has_rows: bool, value: Tensor | None = None) -> int:
+        self.registers.append(self.some if value is None else value)
+        self.has_rows.append(has_rows)
+        return len(self.registers) - 1
+
+    def _place(self, step: _Step, args: list[int]) -> int:
+        instruction, some = step.instruction, self.some
+        if instruction.op == INPUT:
+            name = str(instruction.data)
+            place = self._register(self.input_rows.get(name, True))
+            self.inputs.append((name, place))
+            return place
+        if instruction.op == LITERAL:
+            return self._register(False, some.new_full((), cast(float, instruction.data)))
+        if instruction.op == SIZE:
+            axes = self.bank.signature.inputs[self.bank.prediction].axes
+            axis = str(instruction.data)
+            axis = self.bank.signature.copies.get(axis, axis)
+            size = some.shape[1 + axes.index(axis)]
+            return self._register(False, some.new_full((), float(size)))
+        if instruction.op == CONSTANT:
+            return self._constant(step)
+        place = self._register(any(self.has_rows[i] for i in args))
+        self.steps.append((_operation(step, args, some.dtype), place))
+        return place
+
+    def _mine(self, place: int, index: int, group: int, sliced: dict[tuple[int, int], int]) -> int:
+        """The rows of one group of a value that everyone shares."""
+        whole = self.bank.steps[index].group == EVERYONE
+        if not whole or not self.has_rows[place] or len(self.bank.groups) == 1:
+            return place
+        if (index, group) not in sliced:
+            start, stop = self.spans[group]
+            own = self._register(True)
+            self.steps.append((lambda values: values[place][start:stop], own))
+            sliced[index, group] = own
+        return sliced[index, group]
+
+    def _constant(self, step: _Step) -> int:
+        group = self.bank.groups[step.group]
+        values = group.constants[str(step.instruction.data)]
+        if len(set(values)) == 1:
+            return self._register(False, self.some.new_full((), values[0]))
+        pairs = zip(values, group.members, strict=True)
+        rows = self.some.new_tensor([v for v, i in pairs for _ in range(self.counts[i])])
+        return self._register(True, rows.reshape(-1, *[1] * self.rank))
+
+    def _output(self, result: int, group: int, row: int, count: int, scale: float) -> Operation:
+        axes = self.bank.signature.inputs[self.bank.prediction].axes
+        order = self.bank.axes
+        sizes = [self.some.shape[1 + axes.index(a)] if a in axes else 1 for a in order]
+        absent = [k - self.rank for k, a in enumerate(order) if a not in axes]
+        kept = [a for a in order if a in axes]
+        back = [0, *(1 + kept.index(a) for a in axes)]
+        start, stop = self.spans[group]
+
+        def output(values: list[Tensor]) -> Tensor:
+            slope = values[result]
+            if slope.shape != (stop - start, *sizes):
+                slope = slope.expand(stop - start, *sizes)
+            return (slope.squeeze(absent)[row : row + count] * scale).permute(back)
+
+        return output
 
 
+def _operation(step: _Step, args: list[int], dtype: torch.dtype) -> Operation:
+    function, _, as_number, dims = step.run.ready(step.index)
+    if True in as_number or dims is not None:
+        run, index = step.run, step.index
+        return lambda values: run.apply(index, [values[i] for i in args], dtype)
+    if len(args) == 1:
+        (x,) = args
+        return lambda values: function(values[x])
+    if len(args) == 2:
+        x, y = args
+        return lambda values: function(values[x], values[y])
+    return lambda values: function(*[values[i] for i in args])

@@ -117,7 +117,7 @@ class LossModule(Convention):
     def constants(self) -> dict[str, float]:
         """Current values, those that are learned included."""
         values = dict(self.program.constant_values)
-        return values | {c.name: float(self._learned_value(c)) for c in self._learned}
+        return values | {c.name: self._learned_value(c).item() for c in self._learned}
 
     @property
     def defaults(self) -> dict[str, str]:

@@ -74,7 +74,7 @@ class Parts:
         """Lines of the module contract that cannot hold, and why."""
         excused: dict[str, str] = {}
         if self.detached:
-            why = "A factor is detached, so the gradient is not that of the value, on purpose."
+            why = "A factor is detached, so the gradient is not that of the value."
             excused |= dict.fromkeys(("gradcheck", "gradgradcheck"), why)
         if self.coupled:
             lines = ("reduction", "weight", "unbatched", "sum_and_count", "dense_targets")

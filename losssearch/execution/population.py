@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from losssearch.errors import ProxyError
+from losssearch.execution.bank import GradientBank, Plan, bank_of
 from losssearch.execution.plan import (
     MLP,
     GradientFn,
@@ -128,6 +129,7 @@ class _Block:
         self.audit = first.stage == "audit"
         numbers = sorted({run.split for run in runs})
         self.data = [proxy.split(number, first.condition, first.stage) for number in numbers]
+        self.plan: Plan | None = None
         self._place(numbers)
 
     def _place(self, numbers: Sequence[int]) -> None:
@@ -138,8 +140,10 @@ class _Block:
             cells.setdefault(run.loss, [[] for _ in numbers])[column[run.split]].append(i)
         self.slots: list[_Slots] = []
         self.place: list[tuple[int, int]] = [(0, 0)] * len(self.runs)
+        self.bank = bank_of({loss: self.gradients[loss] for loss in cells})
         start = 0
-        for loss, columns in cells.items():
+        for loss in self.bank.order if self.bank else cells:
+            columns = cells[loss]
             stop = start + max(len(found) for found in columns)
             self.slots.append(_Slots(loss, start, stop))
             for s, found in enumerate(columns):
@@ -231,6 +235,9 @@ class _Block:
         gradient: Tensor,
     ) -> None:
         """Fills `gradient` (K, S, n, c) with dL/dprediction of every loss."""
+        if self.bank is not None:
+            self._ask_bank(self.bank, prediction, target, progress, provided, gradient)
+            return
         scalar = self.proxy.classes is None
         common: dict[int, dict[str, Tensor]] = {}
         for slots in self.slots:
@@ -260,6 +267,35 @@ class _Block:
             except Exception as error:  # whatever a loss does, its neighbours go on
                 slots.failure = f"{type(error).__name__}: {error}"
                 part.zero_()
+
+    def _ask_bank(
+        self,
+        bank: GradientBank,
+        prediction: Tensor,
+        target: Tensor,
+        progress: Tensor,
+        provided: Mapping[str, Tensor],
+        gradient: Tensor,
+    ) -> None:
+        """All losses at once, on all rows (slot, split)."""
+        scalar = self.proxy.classes is None
+        slots, splits = self.rate.shape
+        flipped = target.transpose(1, 2)  # (S, c, n) in memory, as the predictions are
+        inputs = {
+            name: value.expand(slots, *value.shape).flatten(0, 1)
+            for name, value in {**provided, "target": flipped}.items()
+        }
+        rows = inputs["target"]
+        inputs["target"] = rows.squeeze(1) if scalar else rows.transpose(1, 2)
+        mine = prediction.flatten(0, 1)
+        inputs |= {"progress": progress, self.proxy.prediction: mine.squeeze(-1) if scalar else mine}
+        if self.plan is None:
+            counts = {s.loss: (s.stop - s.start) * splits for s in self.slots}
+            self.plan = bank.plan(counts, inputs[self.proxy.prediction], {"progress": True})
+        found = self.plan(inputs)
+        for part in self.slots:
+            own = found[part.loss].unsqueeze(-1) if scalar else found[part.loss]
+            gradient[part.start : part.stop].copy_(own.unflatten(0, (-1, splits)))
 
     def _judge(
         self, learners: Learners, judges: Mapping[str, tuple[Tensor, Tensor]], last: bool

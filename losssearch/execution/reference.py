@@ -1,7 +1,8 @@
 """What does a program compute? Torch's answer, to which every other back end is held.
 
-Tensors stand at full rank in the declared order of axes, with size 1 where a value lacks an axis, so that
-broadcasting is torch's own. Dimensions in front of those belong to a population: one program, many data.
+Tensors stand at full rank in the declared order of axes, with size 1 where a value lacks an axis,
+so that broadcasting is torch's own. Dimensions in front of those belong to a population: one
+program, many data.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ _Step = tuple[Callable[..., "Tensor"], tuple[int, ...], tuple[bool, ...], tuple[
 class Compiled:
     """A program as a torch function.
 
-    Call it with inputs of shape (*population, *sizes of the input's axes) and, if wanted, constants of shape
-    (*population,). An input without population dimensions is shared. Gives one tensor an output, of shape
-    (*population, *sizes of the output's axes).
+    Call it with inputs of shape (*population, *sizes of the input's axes) and, if wanted,
+    constants of shape (*population,). An input without population dimensions is shared. Gives one
+    tensor an output, of shape (*population, *sizes of the output's axes).
 
     Args:
         program: Definitions must have been expanded (`canonical` does).
-        plain: Skip guards that are idle whatever the prediction, as bounds prove; the result is the same.
+        plain: Skip guards that are idle whatever the prediction, as bounds prove; the result is
+        the same.
         shortcuts: Functions to run in place of a primitive's own, by its name; equal to it.
         order: Layout of the axes while it runs; None for the declared one.
     """
@@ -62,10 +64,17 @@ class Compiled:
                 self._steps.append(None)
                 continue
             function = (shortcuts or {}).get(step.op, row.torch)
-            if plain and row.plain and row.harmless and row.harmless(*(ranges[i] for i in step.args)):
+            if (
+                plain
+                and row.plain
+                and row.harmless
+                and row.harmless(*(ranges[i] for i in step.args))
+            ):
                 function = row.plain
             as_number = tuple(
-                program.instructions[i].kind is Kind.MASK and k not in row.masks and step.op != "any"
+                program.instructions[i].kind is Kind.MASK
+                and k not in row.masks
+                and step.op != "any"
                 for k, i in enumerate(step.args)
             )
             dims = dims_of(self._order, step) if row.form is not Form.ELEMENTWISE else None
@@ -102,12 +111,16 @@ class Compiled:
             raise UsageError("A loss needs at least one input tensor.")
         return next(iter(inputs.values()))
 
+    def ready(self, index: int) -> _Step:
+        """Function, arguments, which of them are masks to be made numbers, and dimensions."""
+        found = self._steps[index]
+        if found is None:
+            raise UsageError(f"Instruction {index} is a terminal.")
+        return found
+
     def apply(self, index: int, given: list[Tensor], dtype: torch.dtype) -> Tensor:
         """Run one instruction on the values of its arguments; masks become numbers of `dtype`."""
-        ready = self._steps[index]
-        if ready is None:
-            raise UsageError(f"Instruction {index} is a terminal.")
-        return self._apply(ready, given, dtype)
+        return self._apply(self.ready(index), given, dtype)
 
     def _apply(self, ready: _Step, given: list[Tensor], dtype: torch.dtype) -> Tensor:
         function, _, as_number, dims = ready
@@ -193,25 +206,36 @@ def evaluate(program: Program, inputs: Inputs) -> Tensor:
     return compiled(program)(inputs)[0]
 
 
-def loss_gradient(
-    program: Program, wrt: str, scale: float = 1.0, *, plain: bool = True
-) -> Callable[[Inputs], Tensor]:
-    """A function of the inputs that gives `scale` times the gradient of the loss in the input `wrt`.
+class LossGradient:
+    """`scale` times the gradient of a loss in one input, as a function of the inputs. No autograd.
 
-    No autograd: the derivative is a program too. Shape: that of the input.
+    Args:
+        program: The loss; kept in its canonical form.
+        wrt: Name of the input.
+        scale: Factor.
+        plain: See `Compiled`.
     """
-    run = Compiled(gradient(program, (wrt,)), plain=plain)
 
-    def function(inputs: Inputs) -> Tensor:
-        slope = run(inputs)[0] * scale
-        prediction = inputs[wrt]
-        signature = program.signature
-        if slope.ndim < prediction.ndim or slope.shape != prediction.shape:
-            axes = run.program.root.axes
-            rank_axes = signature.inputs[wrt].axes
-            index = tuple(slice(None) if signature.bits[a] & axes else None for a in rank_axes)
+    def __init__(self, program: Program, wrt: str, scale: float, plain: bool = True) -> None:
+        self.program, self.wrt, self.scale = canonical(program), wrt, scale
+        self.slope = gradient(self.program, (wrt,))
+        self._run = Compiled(self.slope, plain=plain)
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Shape: that of the input."""
+        slope = self._run(inputs)[0] * self.scale
+        prediction = inputs[self.wrt]
+        if slope.shape != prediction.shape:
+            signature, has = self.program.signature, self.slope.root.axes
+            axes = signature.inputs[self.wrt].axes
+            index = tuple(slice(None) if signature.bits[a] & has else None for a in axes)
             slope = slope[(..., *index)] if slope.ndim else slope
             slope = slope.expand_as(prediction)
         return slope
 
-    return function
+
+def loss_gradient(
+    program: Program, wrt: str, scale: float = 1.0, *, plain: bool = True
+) -> LossGradient:
+    """`scale` times the gradient of a loss in the input `wrt`, as a function of the inputs."""
+    return LossGradient(program, wrt, scale, plain)

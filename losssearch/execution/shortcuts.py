@@ -27,6 +27,12 @@ def power(x: Tensor, y: Tensor | float) -> Tensor:
     return result - result * y * (1 - 1e6 * x).relu()
 
 
+def divide(x: Tensor | float, y: Tensor) -> Tensor:
+    """Division by what is never negative; below 1e-6 1/y goes on along its tangent."""
+    inverse = 1 / y.clamp(min=1e-6) + (1e-6 - y).relu() * 1e12
+    return x * inverse
+
+
 def as_tensor(x: Tensor | float, like: Tensor) -> Tensor:
     """A number as a tensor without axes."""
     return x if isinstance(x, Tensor) else like.new_full((), x)
@@ -44,6 +50,13 @@ def off_label(x: Tensor, target: Tensor) -> Tensor:
     if target.is_floating_point():
         return (x * (1 - target)).sum(1, keepdim=True)
     return x.scatter(1, target, 0.0).sum(1, keepdim=True)
+
+
+def chance_off_label(log_p: Tensor, target: Tensor) -> Tensor:
+    """1 - sum_c target_c p_c of a softmax, for class indices or labels."""
+    if target.is_floating_point():
+        return (log_p.exp() * (1 - target)).sum(1, keepdim=True)
+    return -log_p.gather(1, target).expm1()
 
 
 def log_at_label(x: Tensor, target: Tensor) -> Tensor:
@@ -64,6 +77,8 @@ def max_off_label(x: Tensor, target: Tensor) -> Tensor:
 __all__ = [
     "as_tensor",
     "at_label",
+    "chance_off_label",
+    "divide",
     "log_at_label",
     "max_off_label",
     "off_label",

@@ -34,6 +34,7 @@ from losssearch.language.term import CONSTANT, LITERAL, NAME, Term, at, literal,
 T = TypeVar("T")
 
 PREDICTION, TARGET = 1, 2  # bits of `Want.need`
+FREE_TRIES = 20
 _UNIT_NORMAL = NormalDist()
 
 
@@ -86,7 +87,7 @@ def _philox(seed: int, *counter: int) -> Iterator[float]:
 def _decoded(codons: Sequence[int], base: int) -> Iterator[float]:
     for codon in codons:
         yield (codon + 0.5) / base
-    yield from _philox(*codons)
+    yield from _philox(len(codons), *codons)
 
 
 class Want(NamedTuple):
@@ -136,8 +137,8 @@ class Grammar:
         sets: Axis sets that a grown value may have.
         nodes, depth: Limits of a body; the head does not count.
         head: A formula with the name `body` in it.
-        rightness: Terminal -> +1 if it rises as the prediction gets better, -1 if it falls, 2 if its
-            size falls.
+        rightness: Terminal -> +1 if it rises as the prediction gets better, -1 if it falls, 2 if
+            its size falls.
     """
 
     signature: Signature
@@ -150,7 +151,7 @@ class Grammar:
     rightness: Mapping[str, int] | None = None
 
 
-# Result sign <- signs of the arguments. Domains (log and sqrt of what is never negative) are kept here too.
+# Result sign <- signs of the arguments. Domains are kept here too (log, sqrt, pow).
 _SIGNS: dict[str, tuple[tuple[int, tuple[int, ...]], ...]] = {
     "add": ((0, (0, 0)), (1, (1, 1)), (-1, (-1, -1))),
     "sub": ((0, (0, 0)), (1, (1, -1)), (-1, (-1, 1))),
@@ -180,10 +181,11 @@ _SIGNS: dict[str, tuple[tuple[int, tuple[int, ...]], ...]] = {
 _SAME_SIGN = ((0, (0,)), (1, (1,)), (-1, (-1,)))  # tanh, erf, detach, sum, mean, max, min
 _COMPARED = ((0, (0, 0)),)
 
-# How often an operation is chosen beside the others: sums and products make losses, towers of sigmoids do not.
+# How often an operation is chosen: sums and products make losses, towers of sigmoids do not.
 WEIGHTS = {
-    "add": 4.0, "sub": 3.0, "mul": 4.0, "div": 2.5, "neg": 1.0, "square": 1.5, "exp": 1.5, "log": 1.5, "pow": 2.0,
-    "sum": 2.0, "mean": 1.5, "dot": 3.0, "max": 1.0, "min": 1.0, "logsumexp": 0.5,
+    "add": 4.0, "sub": 3.0, "mul": 4.0, "div": 2.5, "neg": 1.0, "square": 1.5, "exp": 1.5,
+    "log": 1.5, "pow": 2.0, "sum": 2.0, "mean": 1.5, "dot": 3.0, "max": 1.0, "min": 1.0,
+    "logsumexp": 0.5,
 }  # fmt: skip
 ORDINARY_WEIGHT = 0.6
 
@@ -374,7 +376,7 @@ class Sampler:
     def _shapes(
         self, op: str, form: Form, axes: AxisSet, count: int
     ) -> Iterator[tuple[float, tuple[str, ...] | None, tuple[AxisSet, ...]]]:
-        """Axes of arguments that give a value over `axes`: weight, data of the operation, one set each."""
+        """Axes of arguments that give a value over `axes`: weight, axes reduced, one set each."""
         sets = self.grammar.sets
         if form is Form.ELEMENTWISE:
             if count == 1:
@@ -507,12 +509,20 @@ class Sampler:
         return grammar.nodes + len(paths(self.head)) - 1, grammar.depth + len(self.body_path)
 
     def free(self, draws: Draws) -> Program:
-        """Free growth: prediction and target occur, and that is all."""
+        """Free growth: prediction and target occur, and that is all.
+
+        Raises:
+            FormulaError: Nothing fits the limits.
+        """
         nodes, depth = self.grammar.nodes, self.grammar.depth
         least = self._least[self.body][0]
-        sketch = Sketch()
-        size = min(max(round(draws.between(max(least, 3), max(nodes, 4))), least), nodes)
-        return self.program(self._grow(self.body, size, depth, draws, sketch), sketch)
+        for _ in range(FREE_TRIES):
+            sketch = Sketch()
+            size = min(max(round(draws.between(max(least, 3), max(nodes, 4))), least), nodes)
+            program = self.program(self._grow(self.body, size, depth, draws, sketch), sketch)
+            if self.fits(program):  # a whole power is written as products, which may be deeper
+                return program
+        raise FormulaError(f"no body was found with {nodes} nodes and {depth} levels")
 
     def by_role(self, draws: Draws) -> Program:
         """One to three weighted rising functions of wrongness, added; sometimes a free term too."""

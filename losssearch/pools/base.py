@@ -29,10 +29,10 @@ class Answer:
 
     Args:
         job_id: The name under which it was submitted.
-        outcome: `SCORED`: the worker answered, see `result`. `FAILED`: the task raised an error or
+        outcome: `ANSWERED`: the worker answered, see `result`. `FAILED`: the task raised an error or
             its answer could not be read. `TIMEOUT`: no answer before the deadline. `DIED`: the
             worker died of it, or beside it, as when a machine is lost.
-        result: The worker's plain data, or None unless `outcome` is `SCORED`.
+        result: The worker's plain data, or None unless `outcome` is `ANSWERED`.
         detail: One line for a person; empty when all went well.
         seconds: Wall time from handing the job to a worker until its answer.
     """

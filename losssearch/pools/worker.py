@@ -85,7 +85,7 @@ class Worker:
                 raise TypeError(
                     f"the task must return a dict, but returned {type(result).__name__}"
                 )
-            line = json.dumps({"outcome": Outcome.SCORED.name, "result": result, "detail": ""})
+            line = json.dumps({"outcome": Outcome.ANSWERED.name, "result": result, "detail": ""})
             if len(line) > ANSWER_LIMIT:
                 raise ValueError(f"the answer has {len(line)} bytes; the limit is {ANSWER_LIMIT}")
             return line

@@ -1,7 +1,7 @@
 """What every controller promises. A new controller inherits these facts by giving one fixture.
 
-The small space of the last fact has been searched exhaustively, with losses of up to five nodes written down one
-by one: so its optimum, and how rare it is, are known.
+The small space of the last fact has been searched exhaustively, with losses of up to five nodes
+written down one by one: so its optimum, and how rare it is, are known.
 """
 
 from __future__ import annotations
@@ -203,9 +203,7 @@ class ControllerContract:
         assert seen(one_by_one) == seen(pair[1].ask(4) + pair[1].ask(6))
 
     def test_another_seed_gives_other_proposals(self, make: Make, multiclass: Space) -> None:
-        texts = [
-            {p.program.text for p in make(multiclass, [], seed).ask(20)} for seed in (0, 1)
-        ]
+        texts = [{p.program.text for p in make(multiclass, [], seed).ask(20)} for seed in (0, 1)]
         assert len(texts[0] & texts[1]) < 10
 
     def test_a_state_of_something_else_is_refused(self, make: Make, multiclass: Space) -> None:
@@ -241,12 +239,16 @@ class TestEvolution(ControllerContract):
 
 
 class TestOptunaWithTPE(ControllerContract):
+    near = 0.1  # codons keep no parts together: it comes nearer than any constant-free loss
+
     @pytest.fixture
     def make(self) -> Make:
         return OptunaController
 
 
 class TestOptunaWithNSGAII(ControllerContract):
+    near = 0.2  # four generations only: among the four best of the 420 that were written down
+
     @pytest.fixture
     def make(self) -> Make:
         return lambda space, start, seed: OptunaController(space, start, seed, sampler="nsgaii")

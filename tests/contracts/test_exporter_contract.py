@@ -215,6 +215,9 @@ def test_exported_files_are_formatted(tmp_path: Path) -> None:
     for space, loss in CALLABLE:
         export(sheet_of(space, loss), tmp_path / f"{space.name}_{loss.name}.py")
     common = ["--isolated", "--line-length=100", "--target-version=py311", str(tmp_path)]
-    for command in (["format", "--diff"], ["check", "--select=E,F,W,I,UP,B,SIM,RUF"]):
+    for command in (
+        ["format", "--diff"],
+        ["check", "--select=E,F,W,I,UP,B,SIM,RUF", "--ignore=E501"],
+    ):
         done = subprocess.run([ruff, *command, *common], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -132,7 +132,7 @@ class PoolContract:
         answers = collect(pool, 20)
         for i in range(20):
             answer = answers[f"job {i}"]
-            assert answer.outcome is Outcome.SCORED
+            assert answer.outcome is Outcome.ANSWERED
             assert answer.result is not None
             assert answer.result["said"] == i
             assert answer.detail == ""
@@ -174,7 +174,7 @@ class PoolContract:
     def test_ten_megabytes_come_and_go(self, pool: Pool) -> None:
         answer = do(pool, "big", bytes=10_000_000)
         assert answer.result == {"text": "ab\n\u2028" * 2_500_000}
-        assert do(pool, "echo", say="x" * 10_000_000).outcome is Outcome.SCORED
+        assert do(pool, "echo", say="x" * 10_000_000).outcome is Outcome.ANSWERED
 
     def test_what_a_task_prints_is_no_answer(self, pool: Pool) -> None:
         assert do(pool, "print_a_lot").result == {"printed": True}
@@ -218,7 +218,7 @@ class WorkerPoolContract(PoolContract):
             pool.submit(f"bad {i}", {"task": "kill_self"}, 30)
             pool.submit(f"good {i}", {"task": "echo"}, 30)
         for name, answer in collect(pool, 2 * pool.size).items():
-            assert answer.outcome is (Outcome.DIED if name.startswith("bad") else Outcome.SCORED)
+            assert answer.outcome is (Outcome.DIED if name.startswith("bad") else Outcome.ANSWERED)
 
     def test_a_worker_that_died_idle_is_not_blamed_on_the_next_job(self, pool: Pool) -> None:
         pids: set[int] = set()
@@ -232,7 +232,7 @@ class WorkerPoolContract(PoolContract):
         assert gone(*pids)
         time.sleep(0.6)
         answer = do(pool, "ping")
-        assert answer.outcome is Outcome.SCORED
+        assert answer.outcome is Outcome.ANSWERED
         assert answer.result is not None
         assert answer.result["pid"] not in pids
 
@@ -244,7 +244,7 @@ class WorkerPoolContract(PoolContract):
         for i in range(2 * pool.size):
             pool.submit(str(i), {"task": "sleep", "seconds": 0.6}, 1.1)
         outcomes = {answer.outcome for answer in collect(pool, 2 * pool.size).values()}
-        assert outcomes == {Outcome.SCORED}
+        assert outcomes == {Outcome.ANSWERED}
         assert 1.2 <= time.monotonic() - start < 0.6 * 2 * pool.size  # side by side
 
     def test_waiting_has_an_end(self, pool: Pool) -> None:
@@ -287,7 +287,7 @@ class WorkerPoolContract(PoolContract):
     def pids(self, driver: subprocess.Popen[str]) -> tuple[int, int]:
         assert driver.stdout is not None
         outcome, *pids = driver.stdout.readline().split() or ["nothing"]
-        assert outcome == "SCORED", self.read(driver.stderr)
+        assert outcome == "ANSWERED", self.read(driver.stderr)
         worker, child = map(int, pids)
         assert alive(worker)
         return worker, child
@@ -329,7 +329,7 @@ class TestProcessPool(WorkerPoolContract):
         answer = do(pool, "rubbish")
         assert answer.outcome is Outcome.FAILED
         assert answer.detail.startswith("Rubbish for an answer: 'Loading: 100%")
-        assert do(pool, "echo").outcome is Outcome.SCORED
+        assert do(pool, "echo").outcome is Outcome.ANSWERED
 
     def test_the_end_of_a_worker_is_told_in_its_own_words(self, pool: Pool) -> None:
         assert do(pool, "exit_hard").detail == (

@@ -72,7 +72,7 @@ def test_a_stopped_worker_is_killed_and_its_core_is_free_again(tmp_path: Path) -
         pool.submit("stop", {"task": "stop"}, 0.5)
         pool.submit("next", {"task": "ping"}, 30)
         outcomes = {answer.job_id: answer.outcome for answer in collect(pool, 2)}
-        assert outcomes == {"stop": Outcome.TIMEOUT, "next": Outcome.SCORED}
+        assert outcomes == {"stop": Outcome.TIMEOUT, "next": Outcome.ANSWERED}
         with pytest.raises(ProcessLookupError):
             os.kill(who.result["pid"], 0)
 
@@ -106,11 +106,11 @@ def test_a_lost_node_costs_its_jobs_and_no_more() -> None:
             time.sleep(0.5)
             cluster.remove_node(node, allow_graceful=False)
             outcomes = sorted(answer.outcome.name for answer in collect(pool, 2))
-            assert outcomes == ["DIED", "SCORED"]
+            assert outcomes == ["DIED", "ANSWERED"]
 
             for i in range(4):
                 pool.submit(str(i), {"task": "ping"}, 30)
-            assert {answer.outcome for answer in collect(pool, 4)} == {Outcome.SCORED}
+            assert {answer.outcome for answer in collect(pool, 4)} == {Outcome.ANSWERED}
     finally:
         cluster.shutdown()  # type: ignore[no-untyped-call]
 

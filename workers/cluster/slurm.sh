@@ -1,5 +1,5 @@
 #!/bin/bash
-# A search on Slurm: `sbatch slurm.sh losssearch search … --pool ray`
+# A search on Slurm: `sbatch slurm.sh losssearch run … --workers ray`
 # One Ray node per machine; the head and the search are on the first. Edit the #SBATCH lines.
 #SBATCH --job-name=losssearch
 #SBATCH --nodes=4
