@@ -13,7 +13,7 @@ from losssearch.language.canonical import (
     key_of_canonical,
     structure_key_of_canonical,
 )
-from losssearch.language.formula import format_program, parse
+from losssearch.language.formula import ConstantLike, format_program, parse
 from losssearch.language.program import Constant, Program
 from losssearch.spaces import Space
 from losssearch.store.rows import CandidateRow
@@ -67,7 +67,8 @@ def program_of_row(row: CandidateRow, space: Space) -> Program:
 
 def read_program(text: str, constants: Mapping[str, Any], space: Space) -> Program:
     """A program from its text and `{name: [value, low, high]}`."""
-    named = {
-        name: Constant(name, *(float(v) for v in value)) for name, value in constants.items()
-    }
+    named: dict[str, ConstantLike] = {}
+    for name, value in constants.items():
+        number, low, high = (float(v) for v in value)
+        named[name] = Constant(name, number, low, high)
     return parse(text, space.signature, named)

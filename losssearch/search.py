@@ -13,12 +13,12 @@ committed round; trainings that were stored on the way are not done again.
 
 from __future__ import annotations
 
+import os
 import time as clock
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from losssearch.controllers.base import Controller, Proposal, Told
 from losssearch.controllers.registry import make_controller
@@ -29,9 +29,10 @@ from losssearch.ledger import CREDITED, Entry, Ledger
 from losssearch.outcomes import Outcome
 from losssearch.pools.base import Pool
 from losssearch.pools.open import open_pool
+from losssearch.pools.worker import INSIDE
 from losssearch.proxies.base import Proxy
 from losssearch.proxies.registry import load_proxy, place_of
-from losssearch.records import candidate_row, program_of_row, read_program, space_id
+from losssearch.records import candidate_row, read_program, space_id
 from losssearch.result import Discovered, SearchResult
 from losssearch.screening.pipeline import Screens, Verdict
 from losssearch.screening.scale import gradient_scale
@@ -114,6 +115,11 @@ class Search:
             UsageError: No budget, or both.
             LossSearchError: Anything that makes the search impossible.
         """
+        if os.environ.get(INSIDE):
+            raise UsageError(
+                "A search was started inside a worker: the file that holds the proxy runs one when it is loaded. "
+                "Put the search under `if __name__ == '__main__':`."
+            )
         if (time is None) == (candidates is None):
             raise UsageError("Give one budget: time='3m' or candidates=500.")
         if candidates is not None and candidates < 1:

@@ -2,7 +2,7 @@
 
 Parents win tournaments, or stand on the front of what is best at its size; children are parents
 changed, crossed or added together, and some are drawn afresh. Who survives is the front, then
-the young and good; each structure keeps few places, so that variants of one loss's constants do
+the young and good; each structure and each score keep few places, so that variants of one loss do
 not crowd out the rest. Rungs use other splits, so their scores do not compare: whoever came
 further is better, and the score decides among equals.
 """
@@ -31,7 +31,7 @@ _FRESH, _CROSSOVER, _BLEND, _CONSTANTS, _MUTATION = range(5)
 
 @dataclass(frozen=True)
 class EvolutionSettings:
-    """How evolution works; the defaults were tried on digits with wrong labels.
+    """How evolution works; parts are shares and counts.
 
     Args:
         population: How many losses live.
@@ -39,21 +39,21 @@ class EvolutionSettings:
         tournament: How many draw for a parent's place.
         front: Share of parents taken from the front of score and size.
         lifetime: Proposals after which a loss off the front counts as old.
-        niche: Most losses of one structure.
+        niche: Most losses of one structure, and most of one score.
         fresh, crossover, blend, constants, mutation: Shares of the ways to make a child.
     """
 
     population: int = 120
     warm_up: int = 60
-    tournament: int = 6
+    tournament: int = 4
     front: float = 0.25
     lifetime: int = 2000
     niche: int = 3
-    fresh: float = 0.15
+    fresh: float = 0.25
     crossover: float = 0.15
     blend: float = 0.1
-    constants: float = 0.2
-    mutation: float = 0.4
+    constants: float = 0.15
+    mutation: float = 0.35
 
     def __post_init__(self) -> None:
         if self.population < 2 or self.tournament < 1 or self.niche < 1:
@@ -166,11 +166,12 @@ class Evolution(Controller):
     def _select(self) -> None:
         """Rank, find the front, and drop whom there is no room for."""
         self._rank()
-        places: Counter[str] = Counter()
+        places: Counter[object] = Counter()
         ranked: list[Individual] = []
         for one in sorted(self.population, key=lambda one: (self._fitness[one.key], one.size)):
-            places[one.structure] += 1
-            if places[one.structure] <= self.settings.niche:
+            same = one.structure, self._fitness[one.key]
+            places.update(same)
+            if all(places[niche] <= self.settings.niche for niche in same):
                 ranked.append(one)
         self._front = _front(ranked, self._fitness)
         if len(ranked) > self.settings.population:

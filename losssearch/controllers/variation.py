@@ -196,15 +196,12 @@ def add_term(edit: Edit) -> Program | None:
     place = _like_body(edit)
     if place is None or not {"add", "mul"} <= set(edit.sampler.grammar.primitives):
         return None
-    if edit.sampler.right and edit.draws.chance(0.7):
-        more: Term | None = edit.sampler.role_term(edit.draws, edit.sketch)
+    if edit.sampler.right and edit.draws.chance(0.6):
+        more = edit.sampler.role_term(edit.draws, edit.sketch)
         sign = 1 if edit.draws.chance(0.85) else 0
     else:
-        nodes, depth = edit.room(place)
-        more = edit.grown(edit.want(place), min(nodes, 6), depth)
+        more = edit.sampler.free_term(edit.draws, edit.sketch)
         sign = 0
-    if more is None:
-        return None
     more = Term("mul", (drawn_constant(sign, edit.draws, edit.sketch), more))
     return edit.put(place, Term("add", (edit.part(place), more)))
 

@@ -109,7 +109,8 @@ class GradientBank:
                 wanted[found[key]].add(g)
             group.output = place[group.program.outputs[0]]
         for step, groups in zip(self.steps, wanted, strict=True):
-            if len(groups) == 1 or step.instruction.op == CONSTANT:
+            # Inputs hold the rows of everyone, also where one loss alone reads them.
+            if step.instruction.op == CONSTANT or (step.args and len(groups) == 1):
                 step.group = next(iter(groups))
 
     def align(self, name: str, tensor: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Compiled:
     Args:
         program: Definitions must have been expanded (`canonical` does).
         plain: Skip guards that are idle whatever the prediction, as bounds prove; the result is
-        the same.
+            the same.
         shortcuts: Functions to run in place of a primitive's own, by its name; equal to it.
         order: Layout of the axes while it runs; None for the declared one.
     """
@@ -99,7 +99,7 @@ class Compiled:
                 continue
             values.append(self._apply(ready, [values[i] for i in ready[1]], some.dtype))
         return tuple(
-            values[i].squeeze(squeeze) if values[i].ndim >= self._rank else values[i]
+            values[i].squeeze(squeeze) if squeeze and values[i].ndim >= self._rank else values[i]
             for i, squeeze in zip(self.program.outputs, self._squeezes, strict=True)
         )
 
@@ -166,7 +166,7 @@ def _over(function: Callable[..., Tensor], given: list[Tensor], dims: tuple[int,
 
 
 def dims_of(order: tuple[str, ...], step: Instruction) -> tuple[int, ...]:
-    """The negative tensor dimensions of an instruction's axes (for `like`: to, from, to, from, ...)."""
+    """The negative tensor dimensions of an instruction's axes (for `like`: to, from, ...)."""
     rank = len(order)
     if PRIMITIVES[step.op].form is Form.COPY:
         pairs = cast("tuple[tuple[str, str], ...]", step.data)

@@ -1,1 +1,1 @@
-"""The loss language: signature, primitives, programs, formulas, canonical form, derivatives, facts."""
+"""The loss language: primitives, programs, formulas, canonical form, derivatives, facts."""

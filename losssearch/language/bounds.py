@@ -1,7 +1,8 @@
 """Between which bounds does each value of a program lie, given the operating ranges of its inputs?
 
-The primitives' interval rules, one step after the other, with one thing more: a weighted sum whose weights are
-declared a simplex over the summed axes is a mean, so it lies within the bounds of what it sums.
+The primitives' interval rules, one step after the other, with one thing more: a weighted sum whose
+weights are declared a simplex over the summed axes is a mean, so it lies within the bounds of what
+it sums.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def bounds(program: Program, *, any_input: bool = False) -> tuple[Interval, ...]
 
     Args:
         program: What to bound.
-        any_input: Believe no operating range but that of targets, so that what is shown holds for whatever a
-            network or a user may feed.
+        any_input: Believe no operating range but that of targets, so that what is shown holds for
+            whatever a network or a user may feed.
     """
     found: list[Interval] = []
     constants = {c.name: c for c in program.constants}

@@ -1,9 +1,10 @@
 """When are two formulas the same loss? The canonical form, which is also what runs.
 
-A program is rebuilt bottom up with its definitions expanded; each new instruction is first offered to the rules
-of its operation. Sums and products are sorted, differences and quotients have one form, literals fold (named
-constants do not), and what is unstable is written stably: log(softmax), log(1 + exp), log(sigmoid), log(p_t),
-1 - p_t. There is no distributivity, and x/x -> 1 or exp(log x) -> x need a proof by bounds.
+A program is rebuilt bottom up with its definitions expanded; each new instruction is first offered
+to the rules of its operation. Sums and products are sorted, differences and quotients have one
+form, literals fold (named constants do not), and what is unstable is written stably: log(softmax),
+log(1 + exp), log(sigmoid), log(p_t), 1 - p_t. There is no distributivity, and x/x -> 1 or exp(log
+x) -> x need a proof by bounds.
 
 Costs about a tenth of a millisecond for a loss of twenty nodes.
 """
@@ -33,7 +34,7 @@ _EVEN = frozenset({"cos", "abs", "square"})
 
 
 def canonical(program: Program) -> Program:
-    """The program that runs: same meaning, one form. Constants are renamed c0, c1, ... in order of use."""
+    """The program that runs: same meaning, one form, constants named c0, c1, ... by use."""
     simplifier = Simplifier(program.signature, program.constants)
     memo: list[int] = []
     for step in program.instructions:
@@ -93,7 +94,7 @@ def _mixed(x: int, y: int) -> int:
 
 
 class Simplifier(Builder):
-    """A builder whose `apply` gives the simplest known form. Also what derivatives are built with."""
+    """A builder whose `apply` gives the simplest known form; derivatives use it too."""
 
     def __init__(self, signature: Signature, constants: Iterable[Constant] = ()) -> None:
         super().__init__(signature, constants, strict=False, expand=True)
@@ -190,7 +191,12 @@ class Simplifier(Builder):
             # A rewrite must hold for whatever is fed, so no operating range is believed.
             self.bounds.append(
                 bnd.bound(
-                    self.signature, step, self.instructions, self.bounds, self.constants, any_input=True
+                    self.signature,
+                    step,
+                    self.instructions,
+                    self.bounds,
+                    self.constants,
+                    any_input=True,
                 )
             )
         return index
@@ -245,7 +251,7 @@ class Simplifier(Builder):
         return [(sign, i)]
 
     def sum_of(self, terms: list[tuple[int, int]]) -> int:
-        """One form for a signed sum: literals folded, opposite terms cancelled, equal ones doubled, sorted."""
+        """One form for a signed sum: literals folded, opposites cancelled, equals doubled."""
         total, counts = 0.0, dict[int, int]()
         for sign, i in terms:
             number = self.number(i)
@@ -265,10 +271,12 @@ class Simplifier(Builder):
         plus, minus = self._sorted(plus), self._sorted(minus)
         if total or not (plus or minus):
             first = self.literal(total)
-            if not plus and len(minus) == 1 and total == 1:
-                if (rest := self._one_minus(minus[0])) is not None:
-                    return rest
-            (plus if total > 0 or not minus else minus).insert(0, first if total > 0 or not minus else self.literal(-total))
+            lone = total == 1 and not plus and len(minus) == 1
+            if lone and (rest := self._one_minus(minus[0])) is not None:
+                return rest
+            (plus if total > 0 or not minus else minus).insert(
+                0, first if total > 0 or not minus else self.literal(-total)
+            )
         result = -1
         for i in plus:
             result = i if result < 0 else super().apply("add", (result, i))
@@ -278,7 +286,7 @@ class Simplifier(Builder):
         return result
 
     def _one_minus(self, i: int) -> int | None:
-        """1 - sum(t * p) = sum((1 - t) * p), exact near p = 1, when t and p are simplices over the axis."""
+        """1 - sum(t * p) = sum((1 - t) * p), exact near p = 1, for simplices t and p."""
         step = self._step(i)
         if step.op != "dot":
             return None
@@ -317,7 +325,7 @@ class Simplifier(Builder):
         return 1, [i], []
 
     def product_of(self, args: Sequence[int]) -> int:
-        """One form for a product: sign out, literals folded, equal factors squared, one division chain."""
+        """One form for a product: sign out, literals folded, equal factors squared."""
         sign, number, top, bottom = 1, 1.0, list[int](), list[int]()
         for arg in args:
             s, t, b = self._factors(arg)
@@ -352,7 +360,11 @@ class Simplifier(Builder):
     def _linear(self, op: str, args: tuple[int, ...], data: Data) -> int | None:
         """Sign, and factors that lack the summed axes, leave linear operations."""
         if op in ("like", "detach"):
-            return self.neg(self.apply(op, self._args(args[0]), data)) if self._is(args[0], "neg") else None
+            return (
+                self.neg(self.apply(op, self._args(args[0]), data))
+                if self._is(args[0], "neg")
+                else None
+            )
         over = self.signature.axes_of(data) if isinstance(data, tuple) else 0  # type: ignore[arg-type]
         outside: list[int] = []
         under: list[int] = []
@@ -625,4 +637,13 @@ _RULES = {
     "detach": _detach,
 }
 
-__all__ = ["VERSION", "Form", "Simplifier", "candidate_key", "canonical", "key_of_canonical", "structure_key", "structure_key_of_canonical"]
+__all__ = [
+    "VERSION",
+    "Form",
+    "Simplifier",
+    "candidate_key",
+    "canonical",
+    "key_of_canonical",
+    "structure_key",
+    "structure_key_of_canonical",
+]

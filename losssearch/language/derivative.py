@@ -1,8 +1,9 @@
 """What is the slope of a loss? Another program, made from the rows' derivative formulas.
 
-Reverse accumulation over the canonical instruction list: each step hands `g`, the slope in its value, on to its
-arguments through the formulas of its row. What an argument was broadcast over is summed back. The result runs
-on every back end, can be bounded by intervals, and can be differentiated again.
+Reverse accumulation over the canonical instruction list: each step hands `g`, the slope in its
+value, on to its arguments through the formulas of its row. What an argument was broadcast over is
+summed back. The result runs on every back end, can be bounded by intervals, and can be
+differentiated again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from losssearch.language.term import INPUT, LITERAL, NAME, Term
 
 
 def gradient(program: Program, wrt: Sequence[str]) -> Program:
-    """A program with one output for each input in `wrt`: the derivative of the (scalar) program in it.
+    """A program with one output for each input in `wrt`: the derivative of the scalar in it.
 
     Axes that an output lacks mean that the slope is the same along them.
     """

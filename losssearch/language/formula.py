@@ -2,10 +2,12 @@
 
     formula  := (NAME '=' sum ';')* comparison
     operators, loosest first: comparisons; + -; * /; unary -; ** (to the right)
-    calls: NAME '(' arguments ')', with axes as text: sum(x, 'c'), mean(x, 'n', weight), like(x, m='n')
+    calls: NAME '(' arguments ')', with axes as text: sum(x, 'c'), mean(x, 'n', weight), like(x,
+        m='n')
 
-A parser of our own over a whitelisted syntax, with hard caps on characters, nodes and nesting: nothing that a
-user, a file or a database holds is ever evaluated. `parse(format_program(p)) == p` for every written program.
+A parser of our own over a whitelisted syntax, with hard caps on characters, nodes and nesting:
+nothing that a user, a file or a database holds is ever evaluated. `parse(format_program(p)) == p`
+for every written program.
 """
 
 from __future__ import annotations
@@ -170,7 +172,9 @@ class _Parser:
                 if value in _BINDING
                 else ""
             )
-            raise self.error(f"the formula should end here, but goes on with {value!r}", position, remedy)
+            raise self.error(
+                f"the formula should end here, but goes on with {value!r}", position, remedy
+            )
         return term
 
     def expression(self, binding: int) -> Term:
@@ -253,7 +257,9 @@ class _Parser:
                 raise self.error(
                     f"{name} needs the axes that it works over",
                     position,
-                    f"For two values it is {other}(x, y)" if other else f"For example {name}(x, 'n')",
+                    f"For two values it is {other}(x, y)"
+                    if other
+                    else f"For example {name}(x, 'n')",
                 )
         elif axes is not None:
             raise self.error(f"{name} takes no axes", position)
@@ -261,7 +267,7 @@ class _Parser:
 
 
 def format_program(program: Program) -> str:
-    """The formula of a program with one output; what is shared is written out, or named if it is large."""
+    """The formula of a program with one output; what is shared in a large one gets a name."""
     uses = [0] * len(program.instructions)
     for step in program.instructions:
         for i in step.args:
@@ -298,7 +304,8 @@ def _format_step(op: str, args: list[tuple[str, int]], data: object) -> tuple[st
     row = PRIMITIVES[op]
     if row.symbol:
         power = _BINDING[row.symbol]
-        # Left operands may bind as loosely as the operator; right ones must bind tighter, ** the other way.
+        # Left operands may bind as loosely as the operator; right ones must bind tighter, ** the
+        # other way.
         left = _wrap(args[0], power + 1 if power in (1, 5) else power)
         right = _wrap(args[1], _UNARY if power == 5 else power + 1)
         return f"{left} {row.symbol} {right}" if power < 5 else f"{left}**{right}", power

@@ -1,7 +1,8 @@
 """Between which bounds does a value lie? Interval rules that the primitives' rows are made of.
 
-Bounds are Python floats and may be infinite; a rule never returns nan. Rounding is not directed: a bound is
-meant for choosing signs and skipping guards, and a proof that needs the last digit must not rest on it.
+Bounds are Python floats and may be infinite; a rule never returns nan. Rounding is not directed: a
+bound is meant for choosing signs and skipping guards, and a proof that needs the last digit must
+not rest on it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 r"""The words of the loss language: one row a primitive, and nothing about it elsewhere.
 
-A row says how many arguments, over which axes, between which bounds, what torch computes, what the derivative
-is (a formula of the language itself), how it bends, and how LaTeX writes it. Every other back end is printed
-from these rows.
+A row says how many arguments, over which axes, between which bounds, what torch computes, what the
+derivative is (a formula of the language itself), how it bends, and how LaTeX writes it. Every other
+back end is printed from these rows.
 
-**A primitive means its guarded, total form**: the pure function where that is harmless, continued *linearly*
-where it is not, so that a finite input never gives nan and the gradient stays alive where a loss is most wrong.
+**A primitive means its guarded, total form**: the pure function where that is harmless, continued
+*linearly* where it is not, so that a finite input never gives nan and the gradient stays alive
+where a loss is most wrong.
 
     log(x), x**g    as they are for x >= EPS, below it their tangent at EPS
     sqrt(x)         likewise at EPS**2
@@ -13,9 +14,9 @@ where it is not, so that a finite input never gives nan and the gradient stays a
     exp(x)          as it is for x <= CEILING, above it its tangent there
     means           divide by the guarded division, so the mean of nothing is 0
 
-Kinks: abs'(0) = relu'(0) = 0; maximum and minimum share a tie in halves, max and min over axes in equal parts.
-In a derivative `x y z` are the arguments, `out` is the value, `g` the gradient of the whole in `out`, and `'A'`
-stands for the axes of the operation. A missing weight reads as 1.
+Kinks: abs'(0) = relu'(0) = 0; maximum and minimum share a tie in halves, max and min over axes in
+equal parts. In a derivative `x y z` are the arguments, `out` is the value, `g` the gradient of the
+whole in `out`, and `'A'` stands for the axes of the operation. A missing weight reads as 1.
 """
 
 from __future__ import annotations
@@ -94,9 +95,9 @@ class Primitive:
         return self.form is Form.REDUCTION and self.arity == 2
 
 
-# What torch computes. Tensor methods only, so that an exported loss can carry these lines as they stand. The
-# linear parts are written with relu, whose gradient is exactly 0 where the guard is idle: `x - clamp(x)` would
-# add and take away 1/eps in the gradient and lose its digits.
+# What torch computes. Tensor methods only, so that an exported loss can carry these lines as they
+# stand. The linear parts are written with relu, whose gradient is exactly 0 where the guard is
+# idle: `x - clamp(x)` would add and take away 1/eps in the gradient and lose its digits.
 
 
 def _add(x: Tensor, y: Tensor) -> Tensor:
@@ -402,9 +403,7 @@ _POW_Y = (
     f"g * (log(b) * m + minimum(x - 1e-6, 0) * 1e6 * (m + y * log(b) * where(q < {_TOP}, m, 0)))"
 )
 _MEAN_X = "g * y / sum(y, 'A')"
-_MEAN_Y = (
-    "t = sum(y, 'A'); d = maximum(abs(t), 1e-6); g * (x / t - sum(x * y, 'A') / d / d)"
-)
+_MEAN_Y = "t = sum(y, 'A'); d = maximum(abs(t), 1e-6); g * (x / t - sum(x * y, 'A') / d / d)"
 _HIT = "h = where(x == out, y > 0, 0); g * h / sum(h, 'A')"
 
 _ROWS = [

@@ -1,8 +1,9 @@
 """What is a well-typed loss? A flat, immutable list of instructions, checked as it is built.
 
-A `Program` that exists is well typed; nobody downstream checks again. Instructions stand in the order in which
-they run (single static assignment): each names earlier ones as its arguments, and equal instructions are one
-instruction, so that two programs are the same exactly when their lists are. `Builder` is the only way in.
+A `Program` that exists is well typed; nobody downstream checks again. Instructions stand in the
+order in which they run (single static assignment): each names earlier ones as its arguments, and
+equal instructions are one instruction, so that two programs are the same exactly when their lists
+are. `Builder` is the only way in.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Instruction(NamedTuple):
 
 @dataclass(frozen=True)
 class Program:
-    """A checked formula, or several over one list of instructions (a gradient has one output per input).
+    """A checked formula, or several over one list of instructions (a gradient: one per input).
 
     Args:
         signature: What its names mean.
@@ -96,7 +97,7 @@ class Program:
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Nodes of the tree under each instruction; what is shared counts as often as it is written."""
+        """Nodes of the tree under each instruction; what is shared counts each time."""
         sizes: list[int] = []
         for step in self.instructions:
             sizes.append(1 + sum(sizes[i] for i in step.args))
@@ -176,7 +177,8 @@ def program_of(
     """Check a term and make it a program.
 
     Raises:
-        FormulaError: Unknown name, wrong kind or axes, too large, or (with `scalar`) not a single number.
+        FormulaError: Unknown name, wrong kind or axes, too large, or (with `scalar`) not a single
+            number.
     """
     builder = Builder(signature, constants, text=text)
     root = builder.add(term)
@@ -290,9 +292,7 @@ class Builder:
 
     # Operations.
 
-    def apply(
-        self, op: str, args: Sequence[int], data: Data = None, position: int = -1
-    ) -> int:
+    def apply(self, op: str, args: Sequence[int], data: Data = None, position: int = -1) -> int:
         """The index of `op` applied to earlier results.
 
         Raises:
@@ -433,7 +433,7 @@ class Builder:
     # The end.
 
     def program(self, outputs: Sequence[int]) -> Program:
-        """What the outputs need, in the order of a walk from the first output; the rest is dropped."""
+        """What the outputs need, in the order of a walk from the first; the rest is dropped."""
         order: dict[int, int] = {}
         for output in outputs:
             stack = [output]

@@ -247,6 +247,7 @@ class Sampler:
         self.terminals = [self._terminal(n) for n in grammar.terminals]
         names = {str(t.term.data): t for t in self.terminals}
         self.right = [(names[n], d) for n, d in (grammar.rightness or {}).items() if n in names]
+        self._penalised = [t for t in self.terminals if self._can_be_penalised(t)]
         self.body = Want(Kind.REAL, self.body_axes, 0, self._possible_need())
         self._table: dict[Want, list[Production]] = {}
         self._least: dict[Want, tuple[int, int]] = {}
@@ -293,6 +294,13 @@ class Sampler:
             interval,
             _need_of(self.signature, program),
         )
+
+    def _can_be_penalised(self, terminal: Terminal) -> bool:
+        """Speaks of the prediction alone, and can be reduced to the body's axes."""
+        more = terminal.axes & ~self.body_axes
+        reduces = {"mean", "max", "sum"} & set(self.grammar.primitives)
+        covers = terminal.axes & self.body_axes == self.body_axes
+        return terminal.need == PREDICTION and covers and (not more or bool(reduces))
 
     def _possible_need(self) -> int:
         need = 0
@@ -534,11 +542,26 @@ class Sampler:
             if draws.chance(chance) and "mul" in self.grammar.primitives:
                 more = self.role_term(draws, sketch)
                 body = Term("add", (body, Term("mul", (drawn_constant(1, draws, sketch), more))))
-        if draws.chance(0.2) and {"add", "mul"} <= set(self.grammar.primitives):
-            want = self.body._replace(need=self.body.need & PREDICTION)
-            extra = self._grown_small(want, 6, draws, sketch)
+        if draws.chance(0.3) and {"add", "mul"} <= set(self.grammar.primitives):
+            extra = self.free_term(draws, sketch)
             body = Term("add", (body, Term("mul", (drawn_constant(0, draws, sketch), extra))))
         return self.program(body, sketch)
+
+    def free_term(self, draws: Draws, sketch: Sketch) -> Term:
+        """Something that need not know the target: a penalty on a prediction, or free growth."""
+        if not self._penalised or draws.chance(0.4):
+            want = self.body._replace(need=self.body.need & PREDICTION)
+            return self._grown_small(want, 6, draws, sketch)
+        terminal = draws.pick(self._penalised)
+        known = self.grammar.primitives
+        inner = [op for op in ("square", "abs", "exp", "softplus") if op in known]
+        term = terminal.term
+        if inner and draws.chance(0.5):
+            term = Term(draws.pick(inner), (term,))
+        if over := terminal.axes & ~self.body_axes:
+            reductions = [op for op in ("mean", "max", "sum") if op in known]
+            term = Term(draws.pick(reductions), (term,), self.signature.axes_names(over))
+        return term
 
     def role_term(self, draws: Draws, sketch: Sketch) -> Term:
         """A weight, never negative, times a rising function of a wrongness."""

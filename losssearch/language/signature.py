@@ -1,7 +1,8 @@
 """What may a formula speak of? Axes, inputs and definitions, as one immutable value.
 
-A value of the language is laid out over a *set of axes*. Sets are kept as bit masks in the declared order,
-so that a union is `|` and a test costs nothing; `Signature.axes_of` and `Signature.axes_text` translate.
+A value of the language is laid out over a *set of axes*. Sets are kept as bit masks in the declared
+order, so that a union is `|` and a test costs nothing; `Signature.axes_of` and
+`Signature.axes_text` translate.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ class Signature:
         for name in names.split() if isinstance(names, str) else names:
             if name not in self.bits:
                 raise FormulaError(
-                    f"no axis is called {name!r}", remedy=f"The axes here are {', '.join(self.axes)}"
+                    f"no axis is called {name!r}",
+                    remedy=f"The axes here are {', '.join(self.axes)}",
                 )
             result |= self.bits[name]
         return result

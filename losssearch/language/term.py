@@ -1,7 +1,8 @@
 """What was written, before anyone checked it: a tree of operations.
 
-A `Term` is what the parser reads, what a sampler grows and what a mutation cuts. It promises nothing about
-types; `Program` does. Sub-terms may be shared (`a = ...; a + a`), so walks over a term keep a memo by identity.
+A `Term` is what the parser reads, what a sampler grows and what a mutation cuts. It promises
+nothing about types; `Program` does. Sub-terms may be shared (`a = ...; a + a`), so walks over a
+term keep a memo by identity.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ class Term:
     Args:
         op: A primitive's name, or one of `name`, `literal` and the resolved terminals.
         args: Sub-terms.
-        data: What the operation needs besides: a name, a number, axis names, or (to, from) pairs of `like`.
-        position: Where it began in the text, for error messages; -1 when it was not written by a person.
+        data: What the operation needs besides: a name, a number, axis names, or (to, from) pairs of
+            `like`.
+        position: Where it began in the text, for error messages; -1 when it was not written by a
+            person.
     """
 
     op: str

@@ -33,6 +33,9 @@ torch`."""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 """A worker is one core. Read by the libraries when they are loaded, hence set before."""
 
+INSIDE = "LOSSSEARCH_WORKER"
+"""Set in a worker's environment: a user's file that is loaded there must not start a search of its own."""
+
 READY = b"ready\n"
 
 
@@ -47,6 +50,7 @@ class Worker:
     def __init__(self, tasks: Mapping[str, str] | None = None, own_process: bool = True) -> None:
         if own_process:
             os.environ.update(ONE_THREAD)
+            os.environ[INSIDE] = "1"
         self._tasks: dict[str, Task] = {"ping": lambda job: self.whoami()}
         for name, place in (TASKS if tasks is None else tasks).items():
             module, _, function = place.partition(":")

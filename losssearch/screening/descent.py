@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from losssearch.execution.reference import loss_gradient
+from losssearch.language.signature import Signature
 from losssearch.outcomes import Outcome
 from losssearch.screening.judge import Case, Rejection, Screen
 from losssearch.screening.probes import Probes, initial
@@ -71,15 +72,15 @@ def _target_of(case: Case) -> str:
 
 
 @lru_cache(maxsize=16)
-def _cached_start(signature: object, prediction: str) -> Probes:
-    source = initial(signature)  # type: ignore[arg-type]
+def _cached_start(signature: Signature) -> Probes:
+    source = initial(signature)
     # One population entry a rate, all from the same start, in single precision as in a training.
     inputs = {n: v[:1].expand(len(RATES), *v.shape[1:]).float() for n, v in source.inputs.items()}
     return Probes(inputs, len(RATES), source.ordinary[:1], {})
 
 
 def _start(case: Case) -> Probes:
-    return _cached_start(case.space.signature, case.prediction)
+    return _cached_start(case.space.signature)
 
 
 def _error(free: Tensor, truth: Tensor) -> Tensor:

@@ -1,0 +1,532 @@
+"""How do the instructions of a loss read as straight-line torch code?
+
+Each primitive is printed from its own torch function: a function of one line is written out in
+place, a longer one becomes a helper whose source is copied. Expressions are syntax trees until
+the end, so that no text of a user is ever pasted into code, and parentheses come out right.
+Values keep the names of the definitions that they are.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import keyword
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, cast
+
+from torch import nn
+
+from losssearch.execution import shortcuts
+from losssearch.execution.parts import Parts
+from losssearch.language import intervals as iv
+from losssearch.language.bounds import bounds
+from losssearch.language.canonical import Simplifier
+from losssearch.language.intervals import Interval
+from losssearch.language.primitives import CEILING, EPS, PRIMITIVES, Form, Primitive
+from losssearch.language.program import Instruction
+from losssearch.language.signature import Kind, Signature
+from losssearch.language.term import CONSTANT, INPUT, LITERAL, SIZE
+
+#: An expression longer than this is cut by giving its longest part a name.
+LONGEST = 72
+
+_INFIX = ("add", "sub", "mul", "neg", "square")
+_LABEL_WORDS = {
+    ("dot", False): shortcuts.at_label,
+    ("dot", True): shortcuts.off_label,
+    ("logsumexp", False): shortcuts.log_at_label,
+    ("max", True): shortcuts.max_off_label,
+}
+
+
+#: What generated code speaks of by these names already.
+_TAKEN = {
+    *("self", "torch", "nn", "Tensor", "Any", "input", "inf", "name", "value", "task", "main"),
+    *("given", "bounded", "unbounded", "shown", "formula", "key", "coupled", "dense", "ranges"),
+    *("reduction", "weight", "ignore_index", "label_smoothing", "learnable", "not_applicable"),
+    *("sum_and_count", "set_progress", "settings", "names", "values", "low", "high"),
+    *shortcuts.__all__,
+}
+
+
+@dataclass
+class Printed:
+    """The code of a loss.
+
+    Args:
+        lines: Statements, without indentation.
+        outputs: Expressions of the value and, if there is one, of the weight.
+        helpers: Functions that the statements call, in order of need.
+        attributes: Name of a constant or provided input -> the identifier that it goes by.
+        dense: Whether class indices must come as one-hot rows.
+        prediction, target: What the statements call these.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    helpers: list[Callable[..., Any]] = field(default_factory=list)
+    attributes: dict[str, str] = field(default_factory=dict)
+    dense: bool = True
+    prediction: str = "logits"
+    target: str = "target"
+
+
+@dataclass
+class _Value:
+    expression: ast.expr
+    number: bool = False  # a Python number, or a tensor without axes that stands for one
+
+
+def printed(parts: Parts, signature: Signature, multiclass: bool) -> Printed:
+    """Code for the value and weight of a loss.
+
+    Args:
+        parts: What to print.
+        signature: With the operating ranges under which the program was made canonical.
+        multiclass: Whether predictions stand over "n c", not "n".
+    """
+    return _Printer(parts, signature, multiclass).print()
+
+
+class _Printer:
+    def __init__(self, parts: Parts, signature: Signature, multiclass: bool) -> None:
+        self.parts, self.program = parts, parts.program
+        self.steps = parts.program.instructions
+        self.signature = signature
+        base = ("n", "c") if multiclass else ("n",)
+        used = 0
+        for step in self.steps:
+            used |= step.axes
+        self.axes = tuple(a for a in signature.axes if a in base or signature.bits[a] & used)
+        self.ranges = bounds(parts.program)
+        self.out = Printed()
+        self.taken = _TAKEN | set(dir(nn.Module))
+        self.prediction = self.out.prediction = self.identifier(parts.prediction)
+        self.target = self.out.target = self.identifier(parts.target)
+        constants = [c.name for c in self.program.constants]
+        for name in [*constants, *(p.name for p in parts.provided)]:
+            self.out.attributes[name] = self.identifier(name)
+        self.labels = self._label_steps() if self.axes == ("n", "c") else {}
+        self.out.dense = not self.labels
+        self.names = self._definitions()
+        self.uses = [0] * len(self.steps)
+        for i, step in enumerate(self.steps):
+            for j in self._args(i, step):
+                self.uses[j] += 1
+        for j in self.program.outputs:
+            self.uses[j] += 1
+        self.values: list[_Value] = []
+
+    # Names.
+
+    def identifier(self, name: str) -> str:
+        """A name that is safe in Python and not taken; hostile text becomes `value`."""
+        plain = name.isascii() and name.isidentifier() and len(name) <= 60
+        result = name if plain and not name.startswith("_") else "value"
+        while result in self.taken or keyword.iskeyword(result) or hasattr(builtins, result):
+            result += "_"
+        self.taken.add(result)
+        return result
+
+    def fresh(self, stem: str) -> str:
+        number = 1
+        while f"{stem}_{number}" in self.taken:
+            number += 1
+        self.taken.add(f"{stem}_{number}")
+        return f"{stem}_{number}"
+
+    def _definitions(self) -> dict[int, str]:
+        """Which instructions are definitions of the space."""
+        builder = Simplifier(self.signature, self.program.constants)
+        memo: list[int] = []
+        for step in self.steps:
+            memo.append(builder.visit(step.op, [memo[i] for i in step.args], step.data))
+        place = {index: i for i, index in enumerate(memo)}
+        names: dict[int, str] = {}
+        for name in self.signature.definitions:
+            i = place.get(builder.name(name), -1)
+            if i >= 0 and i not in names and self.steps[i].args:
+                names[i] = self.identifier(name)
+        return names
+
+    # Class indices.
+
+    def _label_steps(self) -> dict[int, tuple[Callable[..., Any], int]]:
+        """Instructions that need only the label's class; none unless all uses of the target are."""
+        steps = list(enumerate(self.steps))
+        targets = {i for i, s in steps if s.op == INPUT and s.data == self.parts.target}
+        minus = {i for i, s in steps if s.op == "neg" and s.args[0] in targets}
+        rests = {
+            i
+            for i, s in steps
+            if s.op == "add" and len(set(s.args) & minus) == 1 and self._has_one(s)
+        }
+        found: dict[int, tuple[Callable[..., Any], int]] = {}
+        for i, step in enumerate(self.steps):
+            touched = [k for k, j in enumerate(step.args) if j in targets | minus | rests]
+            if not touched or i in minus | rests:
+                continue
+            rest = step.args[touched[0]] in rests
+            word: Callable[..., Any] | None = _LABEL_WORDS.get((step.op, rest))
+            x = step.args[1 - touched[0]] if len(step.args) == 2 else -1
+            if len(touched) > 1 or word is None or step.data != ("c",) or x < 0:
+                return {}
+            if step.op != "dot" and touched[0] != 1:
+                return {}
+            if not self.steps[x].axes & self.signature.bits["c"] or self.steps[x].kind is Kind.MASK:
+                return {}
+            if word is shortcuts.off_label and self._is_probability(x, i):
+                word, x = shortcuts.chance_off_label, self.steps[x].args[0]
+            found[i] = (word, x)
+        if any(j in targets | minus | rests for j in self.program.outputs):
+            return {}
+        return found
+
+    def _is_probability(self, x: int, off: int) -> bool:
+        """Whether x is a softmax, and 1 - p_t need not be exact beyond what log_softmax gives."""
+        step = self.steps[x]
+        readers = {s.op for s in self.steps if off in s.args}
+        return (
+            step.op == "exp"
+            and self.steps[step.args[0]].op == "log_softmax"
+            and not readers & {"log", "div", "logsumexp"}
+        )
+
+    def _has_one(self, step: Instruction) -> bool:
+        return any(self.steps[j].op == LITERAL and self.steps[j].data == 1.0 for j in step.args)
+
+    def _args(self, i: int, step: Instruction) -> tuple[int, ...]:
+        return (self.labels[i][1],) if i in self.labels else step.args
+
+    # Statements.
+
+    def print(self) -> Printed:
+        needed = self._needed()
+        for i, step in enumerate(self.steps):
+            if i not in needed:
+                self.values.append(_Value(ast.Constant(None)))
+                continue
+            value = self._value(i, step)
+            simple = _is_simple(value.expression)
+            if not simple and (i in self.names or self.uses[i] > 1) and not self._is_output(i):
+                value = self._named(value, self.names.get(i) or self._stem(step))
+            self.values.append(value)
+        for j in self.program.outputs:
+            if self.uses[j] > 1:
+                self.values[j] = self._named(self.values[j], self.fresh("v"))
+            self.out.outputs.append(self._flat(self.values[j]))
+        return self.out
+
+    def _stem(self, step: Instruction) -> str:
+        return (
+            self.identifier("classes") if step.op == SIZE and step.data == "c" else self.fresh("v")
+        )
+
+    def _is_output(self, i: int) -> bool:
+        return i in self.program.outputs
+
+    def _needed(self) -> set[int]:
+        needed: set[int] = set()
+        stack = list(self.program.outputs)
+        while stack:
+            i = stack.pop()
+            if i not in needed:
+                needed.add(i)
+                stack.extend(self._args(i, self.steps[i]))
+        return needed
+
+    def _flat(self, value: _Value) -> str:
+        rank = len(self.axes)
+        expression = self._tensor(value).expression
+        if len(_text(expression)) > LONGEST:
+            expression = self._named(_Value(expression), self.fresh("v")).expression
+        if self.parts.coupled:
+            expression = _call(expression, "reshape", ast.Tuple([], ast.Load()))
+        elif rank == 2:
+            expression = _call(expression, "squeeze", ast.Constant(1))
+        elif rank > 2:
+            expression = _call(expression, "reshape", ast.Constant(-1))
+        return _text(expression)
+
+    def _named(self, value: _Value, name: str) -> _Value:
+        self.out.lines.append(f"{name} = {_text(value.expression)}")
+        return _Value(ast.Name(name), value.number)
+
+    # Values.
+
+    def _value(self, i: int, step: Instruction) -> _Value:
+        if not step.args:
+            return self._terminal(step)
+        if i in self.labels:
+            word, x = self.labels[i]
+            value = self.values[x]
+            if not self.steps[x].axes & self.signature.bits["n"]:
+                if not _is_simple(value.expression):
+                    value = self._named(value, self.fresh("v"))
+                rows = ast.Subscript(ast.Attribute(ast.Name(self.target), "shape"), ast.Constant(0))
+                value = _Value(_call(value.expression, "expand", rows, ast.Constant(-1)))
+            return _Value(self._helper(word, [value.expression, ast.Name(self.target)]))
+        row = PRIMITIVES[step.op]
+        args = [self._given(row, k, j) for k, j in enumerate(step.args)]
+        ranges = [self.ranges[j] for j in step.args]
+        dims = self._dims(step) if row.form is not Form.ELEMENTWISE else None
+        function = _chosen(row, ranges)
+        if all(a.number for a in args):
+            if step.op in _INFIX or (step.op in ("div", "pow") and _idle(row, ranges)):
+                return _Value(self._apply(row, row.plain or row.torch, args, dims), number=True)
+            args[0] = self._tensor(args[0])
+        return _Value(self._apply(row, function, args, dims))
+
+    def _terminal(self, step: Instruction) -> _Value:
+        name = str(step.data)
+        if step.op == LITERAL:
+            return _Value(_number(cast(float, step.data)), number=True)
+        if step.op == CONSTANT:
+            return _Value(ast.Name(self.out.attributes[name]), number=True)
+        if step.op == SIZE:
+            origin = self.signature.copies.get(name, name)
+            place = ast.Attribute(ast.Name(self.prediction), "shape")
+            return _Value(ast.Subscript(place, ast.Constant(int(origin == "c"))), number=True)
+        if name == self.parts.prediction or name == self.parts.target:
+            text = self.prediction if name == self.parts.prediction else self.target
+        else:
+            text = self.out.attributes[name]
+        axes = self.signature.inputs[name].axes
+        index = [a in axes for a in self.axes]
+        first = index.index(True) if True in index else len(index)
+        if not axes or all(index[first:]):  # broadcasting puts the missing axes in front by itself
+            return _Value(ast.Name(text))
+        parts: list[ast.expr] = [ast.Slice() if h else ast.Constant(None) for h in index[first:]]
+        return _Value(ast.Subscript(ast.Name(text), ast.Tuple(parts, ast.Load())))
+
+    def _given(self, row: Primitive, k: int, j: int) -> _Value:
+        """An argument; a mask counts as a number where one is wanted."""
+        value = self.values[j]
+        if self.steps[j].kind is Kind.MASK and k not in row.masks and row.name != "any":
+            dtype = ast.Attribute(ast.Name(self.prediction), "dtype")
+            return _Value(_call(value.expression, "to", dtype))
+        return value
+
+    def _tensor(self, value: _Value) -> _Value:
+        if not value.number:
+            return value
+        like = ast.Name(self.prediction)
+        return _Value(self._helper(shortcuts.as_tensor, [value.expression, like]))
+
+    def _dims(self, step: Instruction) -> tuple[int, ...]:
+        names = cast("tuple[Any, ...]", step.data)
+        flat = [a for n in names for a in ((n,) if isinstance(n, str) else n)]
+        return tuple(self.axes.index(str(a)) - len(self.axes) for a in flat)
+
+    def _apply(
+        self,
+        row: Primitive,
+        function: Callable[..., Any],
+        args: list[_Value],
+        dims: tuple[int, ...] | None,
+    ) -> ast.expr:
+        if row.name == "like" and dims:
+            result = args[0].expression
+            for to, origin in zip(dims[::2], dims[1::2], strict=True):
+                result = _call(result, "transpose", _number(to), _number(origin))
+            return result
+        if row.name == "mean" and len(args) == 1 and dims:
+            x = self._tensor(args[0]).expression
+            return _call(x, "mean", _place(dims), keepdim=ast.Constant(True))
+        parameters, bare, line = _anatomy(function, len(args), dims)
+        names = [p for p in parameters if p != "dims"]
+        ready: dict[str, ast.expr] = {}
+        for name, value in zip(names, args, strict=False):
+            wanted = name in bare and not (row.name == "where" and name == "z")
+            ready[name] = (self._tensor(value) if wanted else value).expression
+        if line is None:
+            order = [ready.get(p, _dims(dims)) for p in parameters if p in ready or p == "dims"]
+            return self._helper(function, order)
+        self._shorten(ready, line)
+        return _substituted(line, ready, dims)
+
+    def _shorten(self, ready: dict[str, ast.expr], line: ast.expr) -> None:
+        """Gives names to what is long, or would be written twice."""
+        counts = [n.id for n in ast.walk(line) if isinstance(n, ast.Name)]
+        lengths = {name: len(_text(e)) for name, e in ready.items()}
+        total = sum(lengths[name] * counts.count(name) for name in ready) + 12
+        for name in sorted(ready, key=lambda n: -lengths[n]):
+            trivial = _is_simple(ready[name])
+            if not trivial and (counts.count(name) > 1 or total > LONGEST):
+                total -= lengths[name] * counts.count(name)
+                ready[name] = self._named(_Value(ready[name]), self.fresh("v")).expression
+
+    def _helper(self, function: Callable[..., Any], args: Sequence[ast.expr]) -> ast.expr:
+        for needed in [*_needs(function), function]:
+            if needed not in self.out.helpers:
+                self.out.helpers.append(needed)
+        short = list(args)
+        if sum(len(_text(a)) for a in short) > LONGEST:
+            longest = max(range(len(short)), key=lambda k: len(_text(short[k])))
+            if not _is_simple(short[longest]):
+                short[longest] = self._named(_Value(short[longest]), self.fresh("v")).expression
+        return ast.Call(ast.Name(function.__name__), short, [])
+
+
+# Which function.
+
+
+def _idle(row: Primitive, ranges: Sequence[Interval]) -> bool:
+    return row.plain is not None and row.harmless is not None and row.harmless(*ranges)
+
+
+def _chosen(row: Primitive, ranges: Sequence[Interval]) -> Callable[..., Any]:
+    """The row's function, a plain one where its guard is idle, or one with the same result."""
+    if _idle(row, ranges):
+        return cast("Callable[..., Any]", row.plain)
+    if row.name == "softplus":
+        return shortcuts.softplus
+    if row.name == "div" and ranges[1].low >= 0:
+        return shortcuts.divide
+    if row.name == "pow":
+        base = Interval(max(ranges[0].low, EPS), max(ranges[0].high, EPS))
+        log = PRIMITIVES["log"].interval(base)
+        if iv.mul(ranges[1], log).high <= CEILING:
+            return shortcuts.power
+    return row.torch
+
+
+def _needs(function: Callable[..., Any]) -> list[Callable[..., Any]]:
+    needs = {"log_at_label": "logsumexp", "max_off_label": "max"}
+    name = needs.get(function.__name__)
+    return [PRIMITIVES[name].torch] if name else []
+
+
+@cache
+def _source(function: Callable[..., Any]) -> ast.FunctionDef:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    return cast(ast.FunctionDef, tree.body[0])
+
+
+def _anatomy(
+    function: Callable[..., Any], count: int, dims: tuple[int, ...] | None
+) -> tuple[list[str], set[str], ast.expr | None]:
+    """Parameters, those that must be tensors, and the whole function if it is one expression."""
+    definition = _source(function)
+    parameters = [a.arg for a in definition.args.args]
+    names = [p for p in parameters if p != "dims"]
+    missing = set(names[count:])
+    statements = [s for s in definition.body if not _is_docstring(s)]
+    first = statements[0]
+    if isinstance(first, ast.If) and _fold(first.test, missing, dims) is True:
+        statements = first.body
+    line: ast.expr | None = None
+    if len(statements) == 1 and isinstance(statements[0], ast.Return) and statements[0].value:
+        line = _Folder(missing, dims).visit(
+            ast.parse(ast.unparse(statements[0].value), mode="eval").body
+        )
+    bare: set[str] = set()
+    for node in ast.walk(definition if line is None else line):
+        if isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.value, ast.Name):
+            bare.add(node.value.id)
+        if isinstance(node, ast.Call):
+            bare |= {a.id for a in node.args if isinstance(a, ast.Name)}
+    return parameters, bare, line
+
+
+def _is_docstring(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+def _fold(test: ast.expr, missing: set[str], dims: tuple[int, ...] | None) -> bool | None:
+    """The value of `weight is None` and `len(dims) > 1`, if it is one of these."""
+    text = ast.unparse(test)
+    if text == "len(dims) > 1":
+        return dims is not None and len(dims) > 1
+    if text.endswith(" is None") and text[:-8].isidentifier():
+        return text[:-8] in missing
+    return None
+
+
+class _Folder(ast.NodeTransformer):
+    def __init__(self, missing: set[str], dims: tuple[int, ...] | None) -> None:
+        self.missing, self.dims = missing, dims
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
+        known = _fold(node.test, self.missing, self.dims)
+        if known is None:
+            return self.generic_visit(node)
+        return cast(ast.AST, self.visit(node.body if known else node.orelse))
+
+
+def _substituted(
+    line: ast.expr, ready: dict[str, ast.expr], dims: tuple[int, ...] | None
+) -> ast.expr:
+    class Substitute(ast.NodeTransformer):
+        def visit_Name(self, node: ast.Name) -> ast.AST:
+            if node.id == "dims" and dims is not None:
+                return _place(dims)
+            return ready.get(node.id, node)
+
+        def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+            if ast.unparse(node) == "dims[0]" and dims is not None:
+                return _number(dims[0])
+            return self.generic_visit(node)
+
+    return cast(ast.expr, Substitute().visit(ast.parse(ast.unparse(line), mode="eval").body))
+
+
+# Small words for syntax.
+
+
+def _number(value: float) -> ast.expr:
+    whole = value == int(value) and abs(value) < 1e15
+    size = ast.Constant(abs(int(value)) if whole else abs(value))
+    return ast.UnaryOp(ast.USub(), size) if value < 0 else size
+
+
+def _dims(dims: tuple[int, ...] | None) -> ast.expr:
+    return ast.Tuple([_number(d) for d in dims or ()], ast.Load())
+
+
+def _place(dims: tuple[int, ...]) -> ast.expr:
+    return _number(dims[0]) if len(dims) == 1 else _dims(dims)
+
+
+def _call(value: ast.expr, method: str, *args: ast.expr, **keywords: ast.expr) -> ast.expr:
+    named = [ast.keyword(name, e) for name, e in keywords.items()]
+    return ast.Call(ast.Attribute(value, method), list(args), named)
+
+
+class _Plainer(ast.NodeTransformer):
+    """x + -y is x - y, and a comparison has its number on the right."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Add):
+            for left, right in ((node.left, node.right), (node.right, node.left)):
+                if isinstance(right, ast.UnaryOp) and isinstance(right.op, ast.USub):
+                    return ast.BinOp(left, ast.Sub(), right.operand)
+        return node
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        self.generic_visit(node)
+        flipped = {ast.Gt: ast.Lt, ast.GtE: ast.LtE, ast.Lt: ast.Gt, ast.LtE: ast.GtE}
+        kind = type(node.ops[0])
+        if _is_number(node.left) and kind in flipped:
+            return ast.Compare(node.comparators[0], [flipped[kind]()], [node.left])
+        return node
+
+
+def _is_number(expression: ast.expr) -> bool:
+    if isinstance(expression, ast.UnaryOp):
+        expression = expression.operand
+    return isinstance(expression, ast.Constant)
+
+
+def _is_simple(expression: ast.expr) -> bool:
+    return isinstance(expression, ast.Name) or _is_number(expression)
+
+
+def _text(expression: ast.expr) -> str:
+    copied = ast.parse(ast.unparse(ast.fix_missing_locations(expression)), mode="eval").body
+    return ast.unparse(ast.fix_missing_locations(_Plainer().visit(copied)))

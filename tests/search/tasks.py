@@ -1,0 +1,53 @@
+"""Small tasks that a user could have written; some are broken. Named by path in the tests."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+
+import numpy as np
+
+from losssearch.proxies.user import blackbox, task
+
+
+def _points():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 240)
+    x = rng.normal(size=(240, 4)) + np.eye(3, 4)[y] * 2
+    wrong = rng.random(240) < 0.3
+    return x, np.where(wrong, rng.integers(0, 3, 240), y)
+
+
+def points():
+    return task(data=_points, budget=4, batch=32, name="points", rates=(0.1, 0.03))
+
+
+@blackbox(space="multiclass")
+def black(loss, budget, seed, device):
+    return 0.1 + (len(loss.formula) % 7) / 100 + seed * 1e-4
+
+
+@blackbox(space="multiclass")
+def raises(loss, budget, seed, device):
+    raise RuntimeError("no such GPU")
+
+
+@blackbox(space="multiclass")
+def answers_nan(loss, budget, seed, device):
+    return math.nan
+
+
+@blackbox(space="multiclass")
+def hangs_on_brier(loss, budget, seed, device):
+    if "2" in loss.formula:
+        time.sleep(600)
+    return 0.2
+
+
+@blackbox(space="multiclass")
+def dies_of_brier(loss, budget, seed, device):
+    if "2" in loss.formula:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 0.2

@@ -1,0 +1,196 @@
+"""The loop: what it finds, keeps, reuses and resumes."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+import torch
+
+from losssearch.errors import LossSearchError, ProxyError, StoreError, UsageError
+from losssearch.search import CHOSEN
+from losssearch.store.store import Store
+
+TASKS = Path(__file__).parent / "tasks.py"
+
+
+def content(storage, name):
+    """All that a search found, without times."""
+    with Store.open(storage, read_only=True) as store:
+        proposals = [
+            (p.number, p.candidate_key, p.formula, p.outcome, p.score, p.rung, p.origin, p.same_as)
+            for p in store.proposals(name)
+        ]
+        keys = [p[1] for p in proposals]
+        runs = {
+            key: {run: row.metric for run, row in rows.items()}
+            for key, rows in store.evaluations(keys, "points").items()
+        }
+    return proposals, runs
+
+
+def test_a_search_ends_with_a_module_that_trains(search):
+    result = search().run(candidates=40)
+    loss = result.best.module(reduction="mean")
+    logits = torch.randn(5, 3, requires_grad=True)
+    loss(logits, torch.tensor([0, 1, 2, 0, 1])).backward()
+    assert logits.grad is not None
+    assert result.best.reference == "small/1"
+    assert result.leaderboard[0].proposal.rung == CHOSEN
+    assert result.proposals == 40
+
+
+def test_the_start_losses_are_the_first_proposals(search):
+    spec = search()
+    spec.run(candidates=10)
+    with Store.open(spec.storage, read_only=True) as store:
+        origins = [p.origin for p in store.proposals("small")]
+    assert origins[:2] == ["start: cross_entropy", "start: brier"]
+
+
+def test_every_proposal_has_an_outcome_and_every_screen_a_count(search):
+    spec = search()
+    spec.run(candidates=70)
+    with Store.open(spec.storage, read_only=True) as store:
+        assert sum(store.outcomes("small").values()) == 70
+        counts = [r.counts for r in store.rounds("small")]
+    assert sum(c["duplicate"]["seen"] for c in counts) >= 70
+
+
+def test_the_same_seed_finds_the_same_whatever_the_pool(search, tmp_path):
+    first = search(storage=f"sqlite:///{tmp_path}/a.db", controller="evolution")
+    second = search(
+        storage=f"sqlite:///{tmp_path}/b.db", controller="evolution", workers="processes:2"
+    )
+    first.run(candidates=80)
+    second.run(candidates=80)
+    assert content(first.storage, "small") == content(second.storage, "small")
+
+
+@pytest.mark.parametrize("controller", ["random", "evolution", "optuna"])
+def test_a_search_interrupted_in_its_rounds_equals_an_undisturbed_one(search, tmp_path, controller):
+    whole = search(storage=f"sqlite:///{tmp_path}/a.db", controller=controller)
+    parts = search(storage=f"sqlite:///{tmp_path}/b.db", controller=controller)
+    whole.run(candidates=192)
+    for seen in (30, 90, 150):
+
+        def interrupt(progress, seen=seen):
+            if progress.seen > seen:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            parts.run(candidates=192, watch=interrupt)
+    parts.run(candidates=192)
+    assert content(whole.storage, "small") == content(parts.storage, "small")
+
+
+def test_running_again_with_the_budget_spent_trains_nothing(search):
+    spec = search()
+    spec.run(candidates=30)
+    before = content(spec.storage, "small")
+    spec.run(candidates=30)
+    assert content(spec.storage, "small") == before
+
+
+def test_another_search_reuses_stored_trainings(search):
+    spec = search()
+    spec.run(candidates=20)
+    seen = []
+    search(name="again").run(candidates=20, watch=lambda p: seen.append(p.trainings))
+    assert max(seen) == 0
+
+
+def test_resuming_with_another_setup_is_refused_by_name(search):
+    search().run(candidates=10)
+    with pytest.raises(UsageError, match="begun with controller = 'random', not 'evolution'"):
+        search(controller="evolution").run(candidates=20)
+
+
+@pytest.mark.parametrize(
+    ("changes", "budget", "error", "says"),
+    [
+        ({"space": "multiclas"}, {"candidates": 5}, LossSearchError, "multiclass"),
+        ({"proxy": "digts"}, {"candidates": 5}, ProxyError, "digits"),
+        ({"controller": "evolutoin"}, {"candidates": 5}, UsageError, "evolution"),
+        ({"start": ["focl"]}, {"candidates": 5}, LossSearchError, "focal"),
+        ({"workers": "threads"}, {"candidates": 5}, UsageError, "processes"),
+        ({"storage": "sqlite:////nowhere/at/all.db"}, {"candidates": 5}, StoreError, "nowhere"),
+        ({"proxy": "diabetes"}, {"candidates": 5}, UsageError, "regression"),
+        ({}, {}, UsageError, "budget"),
+        ({}, {"time": "3 parsecs"}, UsageError, "3m"),
+        ({}, {"candidates": 0}, UsageError, "candidates >= 1"),
+        ({"name": "a/b"}, {"candidates": 5}, UsageError, "a/b"),
+    ],
+)
+def test_bad_arguments_get_one_line_that_says_what_to_do(search, changes, budget, error, says):
+    with pytest.raises(error, match=says) as caught:
+        search(**changes).run(**budget)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_task_that_always_raises_ends_the_search_with_its_reason(search):
+    with pytest.raises(ProxyError, match="no such GPU"):
+        search(proxy=f"{TASKS}:raises").run(candidates=30)
+
+
+def test_a_task_that_always_answers_nan_ends_the_search(search):
+    with pytest.raises(ProxyError, match="could train none"):
+        search(proxy=f"{TASKS}:answers_nan").run(candidates=30)
+
+
+def test_a_black_box_is_searched_like_any_task(search):
+    result = search(proxy=f"{TASKS}:black").run(candidates=20)
+    assert result.best.score == pytest.approx(0.1, abs=0.08)
+
+
+@pytest.mark.parametrize("task", ["hangs_on_brier", "dies_of_brier"])
+def test_a_poisonous_candidate_is_recorded_and_the_search_goes_on(search, task):
+    spec = search(proxy=f"{TASKS}:{task}", workers="processes:1", deadline_s=2.0)
+    result = spec.run(candidates=2)
+    assert result.best.formula == "mean(-log_pt, 'n')"
+    with Store.open(spec.storage, read_only=True) as store:
+        outcomes = [p.outcome for p in store.proposals("small")]
+    assert outcomes == ["SCORED", "POISON"]
+
+
+def test_a_time_budget_counts_what_earlier_runs_spent(search):
+    spec = search()
+    spec.run(time="4s")
+    with Store.open(spec.storage, read_only=True) as store:
+        rounds = len(store.rounds("small"))
+    spec.run(time="4s")
+    with Store.open(spec.storage, read_only=True) as store:
+        assert len(store.rounds("small")) <= rounds + 1
+
+
+def test_an_interrupted_search_keeps_its_rounds_and_goes_on(search):
+    spec = search()
+
+    def interrupt(progress):
+        if progress.seen > 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        spec.run(candidates=192, watch=interrupt)
+    with Store.open(spec.storage, read_only=True) as store:
+        assert len(store.rounds("small")) == 1
+    assert spec.run(candidates=192).proposals == 192
+
+
+def test_the_mirror_shows_the_search_in_optuna(search, tmp_path):
+    import optuna
+
+    spec = search(mirror=True)
+    spec.run(candidates=30)
+    study = optuna.load_study(study_name="small", storage=spec.storage)
+    assert len(study.trials) >= 2
+    assert any("formula" in str(t.user_attrs) for t in study.trials)
+    tables = sqlite3.connect(tmp_path / "losses.db").execute("select name from sqlite_master")
+    assert {"ls_search", "trials"} <= {row[0] for row in tables}
+
+
+def test_a_search_inside_a_worker_is_refused(search, monkeypatch):
+    monkeypatch.setenv("LOSSSEARCH_WORKER", "1")
+    with pytest.raises(UsageError, match="__main__"):
+        search().run(candidates=5)
