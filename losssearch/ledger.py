@@ -48,12 +48,6 @@ class Entry:
     def outcome(self) -> Outcome:
         return Outcome.SCORED if self.score is None else self.score.outcome
 
-    def told(self) -> Told:
-        value = None if math.isinf(self.value) else self.value
-        return Told(
-            self.number, self.key, self.program, value, self.outcome, self.program.size, self.rung
-        )
-
     def update(self) -> ScoreUpdate:
         value = None if math.isinf(self.value) else self.value
         metrics, detail = _notes(self)
@@ -62,9 +56,15 @@ class Entry:
 
 @dataclass
 class Ledger:
-    """All entries of one search, by key."""
+    """All entries of one search, by key.
+
+    Args:
+        offsets: Rung -> what is added to its scores so that they compare with those of rung 0, which stand on
+            other splits: the difference that one reference loss shows.
+    """
 
     entries: dict[str, Entry] = field(default_factory=dict)
+    offsets: dict[int, float] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries.values())
@@ -90,15 +90,23 @@ class Ledger:
         waiting.sort(key=lambda e: (e.value, e.program.size, e.number))
         return waiting[: max(due, 0)]
 
+    def told(self, entry: Entry) -> Told:
+        """What the controller hears of a trained loss."""
+        value = entry.value + self.offsets.get(entry.rung, 0.0)
+        heard = value if math.isfinite(value) else None
+        return Told(
+            entry.number, entry.key, entry.program, heard, entry.outcome, entry.program.size, entry.rung
+        )
+
     def credited(self, proposal: Proposal, outcome: Outcome, same_as: str) -> Told:
         """What the controller is told of a candidate that is a known loss."""
         entry = self.entries.get(same_as)
         own = Told(
             proposal.number, same_as, proposal.program, None, outcome, proposal.program.size, 0
         )
-        if entry is None or math.isinf(entry.value):
+        if entry is None:
             return own
-        return replace(own, score=entry.value, rung=entry.rung)
+        return replace(own, score=self.told(entry).score, rung=entry.rung)
 
     def row(
         self,

@@ -25,6 +25,7 @@ from losssearch.controllers.registry import make_controller
 from losssearch.duration import seconds_of
 from losssearch.errors import ProxyError, UsageError
 from losssearch.evaluation import DEADLINE_S, Contender, Evaluator
+from losssearch.language.canonical import candidate_key
 from losssearch.ledger import CREDITED, Entry, Ledger
 from losssearch.outcomes import Outcome
 from losssearch.pools.base import Pool
@@ -37,12 +38,12 @@ from losssearch.result import Discovered, SearchResult
 from losssearch.screening.pipeline import Screens, Verdict
 from losssearch.screening.scale import gradient_scale
 from losssearch.selection import Score, choose, score
-from losssearch.spaces import Space, load_space
+from losssearch.spaces import ClassicalLoss, Space, load_space
 from losssearch.store.mirror import Mirror
 from losssearch.store.rows import CandidateRow, SearchRow
 from losssearch.store.store import Store
 
-ROUND = 64  # proposals a round
+ROUND = 96  # proposals a round
 PROMOTED = 0.1  # share of the trained that is trained again on more splits
 FINALISTS = 30
 FINALS_SHARE = 0.25  # of a time budget is kept for the finals
@@ -134,9 +135,9 @@ class Search:
                 if not proposals:
                     break
                 verdicts = [state.screen(proposal) for proposal in proposals]
+                promoted = state.ledger.to_promote(0, PROMOTED)
                 fresh = state.admit(proposals, verdicts)
-                state.train(fresh, rung=0)
-                promoted = state.train(state.ledger.to_promote(0, PROMOTED), rung=1)
+                state.train([(promoted, 1), (fresh, 0)])
                 state.close_round(proposals, verdicts, promoted)
             state.finals()
             state.status("finished")
@@ -203,6 +204,7 @@ class _State:
         )  # fmt: skip
         evaluator.watch = lambda trained: state.show()
         state.seed_points()
+        state.measure(start[0])
         state.resume()
         state._round_began = clock.perf_counter()
         return state
@@ -219,6 +221,18 @@ class _State:
             )
             for loss in self.space.losses.values()
         )
+
+    def measure(self, reference: ClassicalLoss) -> None:
+        """Train the first start loss at both rungs: scores of different splits are compared through it."""
+        scale = gradient_scale(reference.program, self.space)
+        key = candidate_key(reference.program)
+        runs = [tuple(self.proxy.runs(rung, [0])) for rung in (0, 1)]
+        results = self.evaluator.evaluate(
+            [Contender(key, reference.program, scale, own) for own in runs]
+        )
+        values = [score(own, found).value for own, found in zip(runs, results, strict=True)]
+        if values[0] is not None and values[1] is not None:
+            self.ledger.offsets = {1: values[0] - values[1], 2: values[0] - values[1]}
 
     def resume(self) -> None:
         """Take up what earlier rounds left."""
@@ -269,14 +283,14 @@ class _State:
                 self.ledger.add(fresh[-1])
         return fresh
 
-    def train(self, entries: Sequence[Entry], rung: int) -> list[Entry]:
-        """Train entries at a rung; their scores are then those of that rung."""
-        runs = tuple(self.proxy.runs(rung, [0]))
-        contenders = [Contender(e.key, e.program, e.scale, runs) for e in entries]
+    def train(self, wanted: Sequence[tuple[Sequence[Entry], int]]) -> None:
+        """Train entries at their rungs, all in one go; their scores are then those of that rung."""
+        runs = {rung: tuple(self.proxy.runs(rung, [0])) for _, rung in wanted}
+        entries = [(entry, rung) for some, rung in wanted for entry in some]
+        contenders = [Contender(e.key, e.program, e.scale, runs[rung]) for e, rung in entries]
         results = self.evaluator.evaluate(contenders)
-        for entry, found in zip(entries, results, strict=True):
-            entry.score, entry.rung = score(runs, found), rung
-        return list(entries)
+        for (entry, rung), found in zip(entries, results, strict=True):
+            entry.score, entry.rung = score(runs[rung], found), rung
 
     def close_round(
         self, proposals: Sequence[Proposal], verdicts: Sequence[Verdict], promoted: Sequence[Entry]
@@ -297,7 +311,7 @@ class _State:
                 )
             )  # fmt: skip
             if entry is not None:
-                told.append(entry.told())
+                told.append(self.ledger.told(entry))
             elif outcome in CREDITED and same_as:
                 told.append(self.ledger.credited(proposal, outcome, same_as))
             else:
@@ -305,7 +319,7 @@ class _State:
                 told.append(Told(proposal.number, case.key, case.written, None, outcome, size, 0))
         fresh = {p.number for p in proposals}
         older = [e for e in promoted if e.number not in fresh]
-        self.controller.tell([*told, *(e.told() for e in older)])
+        self.controller.tell([*told, *(self.ledger.told(e) for e in older)])
         if number == 0:
             self._insist_on_a_start(proposals)
         now = clock.perf_counter()
@@ -341,7 +355,7 @@ class _State:
         """The best, on fresh splits and under a second condition; the simplest of the tied is chosen."""
         self.phase = "finals"
         finalists = self.ledger.best(self._finalists(), rung=1) or self.ledger.best(1)
-        self.train(finalists, rung=2)
+        self.train([(finalists, 2)])
         self.show()
         chosen = choose(
             {e.key: e.score for e in finalists if e.score is not None},

@@ -3,8 +3,8 @@
 Parents win tournaments, or stand on the front of what is best at its size; children are parents
 changed, crossed or added together, and some are drawn afresh. Who survives is the front, then
 the young and good; each structure and each score keep few places, so that variants of one loss do
-not crowd out the rest. Rungs use other splits, so their scores do not compare: whoever came
-further is better, and the score decides among equals.
+not crowd out the rest. A score of a low rung rests on few splits and is shrunk towards the median of
+the living: the best of many such scores is mostly luck.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from statistics import median
 from typing import Any
 
 from losssearch.controllers.base import Controller, Idea, Start, Told, read_back, written
@@ -26,6 +27,7 @@ from losssearch.outcomes import Outcome
 from losssearch.spaces import Space
 
 TRIES = 10
+RELIABILITY = (0.5, 0.85, 1.0)  # of a score by its rung: the share of it that is not luck
 _FRESH, _CROSSOVER, _BLEND, _CONSTANTS, _MUTATION = range(5)
 
 
@@ -100,7 +102,7 @@ class Evolution(Controller):
         self._totals = list(accumulate(_WEIGHTS[name] for name in MUTATIONS))
         s = self.settings
         self._shares = list(accumulate((s.fresh, s.crossover, s.blend, s.constants, s.mutation)))
-        self._fitness: dict[str, tuple[int, float]] = {}
+        self._fitness: dict[str, float] = {}
         self._front: list[Individual] = []
 
     # Children.
@@ -191,8 +193,12 @@ class Evolution(Controller):
     def _rank(self) -> None:
         if not self.population:
             return
-        top = max(one.rung for one in self.population)
-        self._fitness = {one.key: (top - one.rung, one.score) for one in self.population}
+        centre = median(one.score for one in self.population)
+        self._fitness = {
+            one.key: centre
+            + RELIABILITY[min(one.rung, len(RELIABILITY) - 1)] * (one.score - centre)
+            for one in self.population
+        }
 
     # State.
 
@@ -233,7 +239,7 @@ class Evolution(Controller):
         return sorted(self.population, key=lambda one: (self._fitness[one.key], one.size))
 
 
-def _front(ranked: list[Individual], fitness: Mapping[str, tuple[int, float]]) -> list[Individual]:
+def _front(ranked: list[Individual], fitness: Mapping[str, float]) -> list[Individual]:
     """Of losses sorted by fitness, those smaller than all better ones, and not hopeless."""
     if not ranked:
         return []

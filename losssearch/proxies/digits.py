@@ -19,7 +19,7 @@ from losssearch.proxies.base import Proxy, generator, seed_of
 
 RATES = (0.01, 0.02, 0.005, 0.04)
 DECAYS = (0.0, 0.003, 0.01, 0.02)
-_SEARCH = (898, 300)
+_SEARCH = (698, 500)
 _AUDIT = (1078, 300, 300)
 _CLASSES = 10
 
