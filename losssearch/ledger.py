@@ -28,6 +28,7 @@ class Entry:
         key: Of its canonical program.
         program: As written (sign turned, if the probe turned it).
         scale: Factor for its gradient.
+        variant: Whether it is a known loss with another step size; such a one is never chosen.
         score: At the highest rung so far; None while untrained.
         rung: That rung.
     """
@@ -36,6 +37,7 @@ class Entry:
     key: str
     program: Program
     scale: float
+    variant: bool = False
     score: Score | None = None
     rung: int = -1
 

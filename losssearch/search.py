@@ -26,6 +26,7 @@ from losssearch.duration import seconds_of
 from losssearch.errors import ProxyError, UsageError
 from losssearch.evaluation import DEADLINE_S, Contender, Evaluator
 from losssearch.language.canonical import candidate_key
+from losssearch.language.tidy import tidied
 from losssearch.ledger import CREDITED, Entry, Ledger
 from losssearch.outcomes import Outcome
 from losssearch.pools.base import Pool
@@ -35,6 +36,7 @@ from losssearch.proxies.base import Proxy
 from losssearch.proxies.registry import load_proxy, place_of
 from losssearch.records import candidate_row, read_program, space_id
 from losssearch.result import Discovered, SearchResult
+from losssearch.screening.fingerprint import VARIANT
 from losssearch.screening.pipeline import Screens, Verdict
 from losssearch.screening.scale import gradient_scale
 from losssearch.selection import Score, choose, score
@@ -249,7 +251,8 @@ class _State:
                 continue
             program = read_program(row.formula, candidate.constants, self.space)
             self.screens.remember(candidate.key, program)
-            entry = Entry(row.number, candidate.key, program, candidate.scale)
+            variant = VARIANT in row.detail
+            entry = Entry(row.number, candidate.key, program, candidate.scale, variant)
             entry.score = Score(row.score, outcome=outcome, detail=row.detail)
             entry.rung = min(row.rung, CHOSEN - 1)
             self.ledger.add(entry)
@@ -264,7 +267,8 @@ class _State:
         return ROUND if used < (self.seconds or 0) * (1 - FINALS_SHARE) else 0
 
     def screen(self, proposal: Proposal) -> Verdict:
-        verdict = self.screens.judge(proposal.program)
+        started = proposal.origin.startswith("start")
+        verdict = self.screens.judge(proposal.program if started else tidied(proposal.program))
         self._screened += 1
         if verdict.rejection is not None:
             name = verdict.rejection.outcome.name
@@ -279,7 +283,8 @@ class _State:
             if verdict.rejection is None:
                 case = verdict.case
                 scale = gradient_scale(case.program, self.space)
-                fresh.append(Entry(proposal.number, case.key, case.written, scale))
+                variant = any(tag.startswith(VARIANT) for tag in case.tags)
+                fresh.append(Entry(proposal.number, case.key, case.written, scale, variant))
                 self.ledger.add(fresh[-1])
         return fresh
 
@@ -358,7 +363,7 @@ class _State:
         self.train([(finalists, 2)])
         self.show()
         chosen = choose(
-            {e.key: e.score for e in finalists if e.score is not None},
+            {e.key: e.score for e in finalists if e.score is not None and not e.variant},
             {e.key: e.program.size for e in finalists},
         )
         updates = [replace(e.update(), rung=CHOSEN if e.key == chosen else 2) for e in finalists]

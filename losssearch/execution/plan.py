@@ -136,7 +136,7 @@ class Setting:
         evaluate_every: Epochs between two points of the curve.
         rates: Learning rates worth trying, best first; they serve every loss, since gradients are
             scaled.
-        decays: Weight decays worth trying.
+        decays: Weight decays worth trying; a search's rungs use the first.
     """
 
     model: MLP | Callable[[], nn.Module] = MLP()

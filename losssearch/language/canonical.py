@@ -23,8 +23,8 @@ from losssearch.language.formula import format_program
 from losssearch.language.intervals import Interval
 from losssearch.language.primitives import CEILING, EPS, PRIMITIVES, Form
 from losssearch.language.program import Builder, Constant, Instruction, Program
-from losssearch.language.signature import AxisSet, Kind, Signature
-from losssearch.language.term import CONSTANT, LITERAL, SIZE, Data, Term
+from losssearch.language.signature import AxisSet, Kind, Role, Signature
+from losssearch.language.term import CONSTANT, INPUT, LITERAL, SIZE, Data, Term
 
 VERSION = 1
 
@@ -96,16 +96,12 @@ def _mixed(x: int, y: int) -> int:
 class Simplifier(Builder):
     """A builder whose `apply` gives the simplest known form; derivatives use it too."""
 
-    def __init__(self, signature: Signature, constants: Iterable[Constant] = ()) -> None:
-        super().__init__(signature, constants, strict=False, expand=True)
+    def __init__(
+        self, signature: Signature, constants: Iterable[Constant] = (), *, expand: bool = True
+    ) -> None:
+        super().__init__(signature, constants, strict=False, expand=expand)
         self.bounds: list[Interval] = []
         self._digests: list[tuple[int, int]] = []
-
-    def visit(self, op: str, args: Sequence[int], data: Data) -> int:
-        """The simplified index of one step whose arguments are in this builder already."""
-        if args or op in PRIMITIVES:
-            return self.apply(op, args, data)
-        return self.add(Term(op, (), data))
 
     def apply(self, op: str, args: Sequence[int], data: Data = None, position: int = -1) -> int:
         if isinstance(data, tuple) and (fewer := self._lacking(op, tuple(args), data)) is not None:
@@ -552,6 +548,10 @@ def _sum(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
             return None
         return b.apply("dot", args, data)
     step = b._step(args[0])
+    # A target is left alone: its sum is the natural weight of a sample, 0 where a label is missing.
+    if step.op != INPUT or b.signature.inputs[str(step.data)].role is not Role.TARGET:
+        if bnd.is_distribution(b.signature, b.instructions, args[0], data):
+            return b.literal(1.0)
     if step.op == "sum" and len(step.args) == 1:
         return b.apply("sum", step.args, _joined(b, step.data, data))
     if step.op == "mul":

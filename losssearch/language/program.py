@@ -290,6 +290,12 @@ class Builder:
             raise self._error(f"a number must be finite, but this is {value!r}", position)
         return self._emit(LITERAL, (), float(value) + 0.0, Kind.REAL, 0)
 
+    def visit(self, op: str, args: Sequence[int], data: Data) -> int:
+        """One step of another program whose arguments are in this builder already."""
+        if args or op in PRIMITIVES:
+            return self.apply(op, args, data)
+        return self.add(Term(op, (), data))
+
     # Operations.
 
     def apply(self, op: str, args: Sequence[int], data: Data = None, position: int = -1) -> int:

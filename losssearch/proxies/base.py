@@ -212,11 +212,13 @@ class Proxy:
         """All runs of rung number `rung` for these losses."""
         step = self.rungs[rung]
         part = -(-len(step.splits) // len(step.conditions))
+        settings = {name: self.setting(name) for name in step.conditions}
+        dealt = [(split, step.conditions[i // part]) for i, split in enumerate(step.splits)]
         return [
-            Run(loss, split, rate, epochs=step.epochs, condition=step.conditions[i // part])
+            Run(loss, split, rate, settings[name].decays[0], step.epochs, name)
             for loss in losses
-            for i, split in enumerate(step.splits)
-            for rate in self.setting(step.conditions[i // part]).rates[: step.rate_count]
+            for split, name in dealt
+            for rate in settings[name].rates[: step.rate_count]
         ]
 
     def audit_runs(

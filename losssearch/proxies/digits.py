@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from losssearch.execution.plan import MLP, Floats, Setting, Split, Stage
 from losssearch.proxies.base import Proxy, generator, seed_of
 
-RATES = (0.01, 0.02, 0.005, 0.04)
-DECAYS = (0.0, 0.003, 0.01, 0.02)
+RATES = (0.04, 0.08, 0.02, 0.16, 0.01)
+DECAYS = (0.01, 0.0, 0.003, 0.03)
 _SEARCH = (698, 500)
 _AUDIT = (1078, 300, 300)
 _CLASSES = 10
@@ -26,7 +26,7 @@ _CLASSES = 10
 # Conditions: inputs as pixels / 16, other widths, initialisations, optimisers, budgets, and other
 # noise.
 CHANGES: Mapping[str, Mapping[str, Any]] = {
-    "raw": {},
+    "raw": {"rates": (0.16, 0.08, 0.04, 0.32)},
     "wide": {"hidden": (256,)},
     "he": {"init": "he"},
     "adam": {"optimiser": "adam", "rates": (0.003, 0.001, 0.01, 0.0003)},

@@ -17,6 +17,7 @@ from losssearch.outcomes import Outcome
 from losssearch.screening.judge import Case, Rejection, Screen
 
 AGREE = 1e-8
+VARIANT = "step-size variant of"
 _BUCKET = 1e-5
 
 
@@ -51,7 +52,7 @@ class Fingerprint(Screen):
                 alive = torch.isfinite(ratio)
                 if float(ratio[alive].max() - ratio[alive].min()) <= AGREE:
                     return Rejection(Outcome.EQUIVALENT, f"same as {known.text}", known.key)
-                tag = f"step-size variant of {known.text}"
+                tag = f"{VARIANT} {known.text}"
                 if tag not in case.tags:
                     case.tags.append(tag)
         return None
