@@ -19,6 +19,7 @@ class Outcome(Enum):
     NOT_FINITE = "Gave nan or inf in value or gradient."
     FLAT = "Its gradient is zero almost everywhere on ordinary predictions."
     BLIND = "Does not depend on the prediction, or not on the target."
+    BATCH_SIZE = "Its value depends on how many samples stand in a batch."
     EQUIVALENT = "Has the gradient of a known loss up to one factor; its result was credited."
     NOT_LEARNING = "Descending it on free predictions does not improve the metric."
     # Trainings.

@@ -1,8 +1,8 @@
 """Which of many noisy scores is to be believed?
 
 All losses are trained on the same splits, so that they are compared, not their luck. The score of a loss at a rung
-is the mean over conditions of its mean error over splits at its *best* learning rate there: the rate is fair, since
-every loss chooses its own. The best of many is flattered by noise; among those that are tied with it, the simplest
+is the mean over conditions of its mean error over splits at its *best* learning rate and number of epochs there:
+both are fair, since every loss chooses its own. The best of many is flattered by noise; among those that are tied with it, the simplest
 and the steadiest is taken.
 """
 
@@ -54,7 +54,7 @@ def score(runs: Sequence[Run], results: Sequence[RunResult]) -> Score:
     guards: dict[str, list[float]] = {}
     for condition, by_rate in table.items():
         whole = {
-            rate: [float(r.metric) for r in found.values() if r.metric is not None]
+            rate: _best_epoch(list(found.values()))
             for rate, found in by_rate.items()
             if all(r.outcome is Outcome.SCORED for r in found.values())
         }
@@ -70,6 +70,14 @@ def score(runs: Sequence[Run], results: Sequence[RunResult]) -> Score:
                 guards.setdefault(name, []).append(value)
     means = {name: float(np.mean(found)) for name, found in guards.items()}
     return Score(float(np.mean(values)), max(errors), tuple(errors), means, rates)
+
+
+def _best_epoch(results: Sequence[RunResult]) -> list[float]:
+    """Errors of each split at the epoch of the curve where their mean is least."""
+    if any(len(r.curve) != len(results[0].curve) or not r.curve for r in results):
+        return [float(r.metric) for r in results if r.metric is not None]
+    table = np.array([[error for _, error in r.curve] for r in results])
+    return [float(e) for e in table[:, int(np.argmin(table.mean(axis=0)))]]
 
 
 def choose(scores: Mapping[str, Score], sizes: Mapping[str, int]) -> str | None:

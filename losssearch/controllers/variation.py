@@ -196,13 +196,12 @@ def add_term(edit: Edit) -> Program | None:
     place = _like_body(edit)
     if place is None or not {"add", "mul"} <= set(edit.sampler.grammar.primitives):
         return None
-    if edit.sampler.right and edit.draws.chance(0.6):
-        more = edit.sampler.role_term(edit.draws, edit.sketch)
+    if edit.sampler.right and edit.draws.chance(0.5):
         sign = 1 if edit.draws.chance(0.85) else 0
+        factor = drawn_constant(sign, edit.draws, edit.sketch)
+        more = Term("mul", (factor, edit.sampler.role_term(edit.draws, edit.sketch)))
     else:
         more = edit.sampler.free_term(edit.draws, edit.sketch)
-        sign = 0
-    more = Term("mul", (drawn_constant(sign, edit.draws, edit.sketch), more))
     return edit.put(place, Term("add", (edit.part(place), more)))
 
 

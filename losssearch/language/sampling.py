@@ -194,7 +194,14 @@ _LITERALS = (1.0, 1.0, 2.0, 0.5, 3.0, 0.1)
 # How wrong is the prediction? `x` is a terminal of known rightness; each is never negative.
 _WRONG_SHARE = ("1 - x", "1 - x", "-log(x)", "1 - x**a", "(1 - x)**a")
 _WRONG_LOG = ("-x", "-x", "1 - exp(a*x)", "1 - exp(x)", "log(1 - x)")
-_WRONG_SCORE = ("softplus(-a*x)", "sigmoid(-a*x)", "relu(b - x)", "1 - tanh(a*x)", "exp(-a*x)")
+_WRONG_SCORE = (
+    "softplus(b - a*x)",
+    "sigmoid(b - a*x)",
+    "sigmoid(-a*x)",
+    "relu(b - x)",
+    "1 - tanh(a*x - b)",
+    "exp(-a*x)",
+)
 _WRONG_SIZE = (
     "abs(x)",
     "square(x)",
@@ -542,26 +549,28 @@ class Sampler:
             if draws.chance(chance) and "mul" in self.grammar.primitives:
                 more = self.role_term(draws, sketch)
                 body = Term("add", (body, Term("mul", (drawn_constant(1, draws, sketch), more))))
-        if draws.chance(0.3) and {"add", "mul"} <= set(self.grammar.primitives):
-            extra = self.free_term(draws, sketch)
-            body = Term("add", (body, Term("mul", (drawn_constant(0, draws, sketch), extra))))
+        if draws.chance(0.4) and {"add", "mul"} <= set(self.grammar.primitives):
+            body = Term("add", (body, self.free_term(draws, sketch)))
         return self.program(body, sketch)
 
     def free_term(self, draws: Draws, sketch: Sketch) -> Term:
-        """Something that need not know the target: a penalty on a prediction, or free growth."""
-        if not self._penalised or draws.chance(0.4):
+        """What need not know the target, with its factor: free growth, or a weak penalty on a prediction."""
+        if not self._penalised or draws.chance(0.35):
             want = self.body._replace(need=self.body.need & PREDICTION)
-            return self._grown_small(want, 6, draws, sketch)
+            grown = self._grown_small(want, 6, draws, sketch)
+            return Term("mul", (drawn_constant(0, draws, sketch), grown))
         terminal = draws.pick(self._penalised)
         known = self.grammar.primitives
-        inner = [op for op in ("square", "abs", "exp", "softplus") if op in known]
+        inner = [op for op in ("square", "square", "abs", "exp", "softplus") if op in known]
         term = terminal.term
-        if inner and draws.chance(0.5):
+        if inner and draws.chance(0.7):
             term = Term(draws.pick(inner), (term,))
         if over := terminal.axes & ~self.body_axes:
             reductions = [op for op in ("mean", "max", "sum") if op in known]
             term = Term(draws.pick(reductions), (term,), self.signature.axes_names(over))
-        return term
+        # A penalty works beside the rest of the loss, so that it is mostly small, and mostly pulls inwards.
+        factor = sketch.constant(draws.between(0.001, 1.0), 0.0001, 5.0)
+        return Term("mul", (factor if draws.chance(0.8) else Term("neg", (factor,)), term))
 
     def role_term(self, draws: Draws, sketch: Sketch) -> Term:
         """A weight, never negative, times a rising function of a wrongness."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from losssearch.execution.plan import MLP, Floats, Setting, Split, Stage
-from losssearch.proxies.base import Proxy, generator, seed_of
+from losssearch.proxies.base import Proxy, Rung, generator, seed_of
 
 RATES = (0.04, 0.08, 0.02, 0.16, 0.01)
 DECAYS = (0.01, 0.0, 0.003, 0.03)
@@ -32,6 +32,12 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "adam": {"optimiser": "adam", "rates": (0.003, 0.001, 0.01, 0.0003)},
     "long": {"epochs": 100},
 }
+# Few epochs tell enough to drop most losses; half of the last rung is on raw pixels.
+RUNGS = (
+    Rung(tuple(range(3)), 2, epochs=20),
+    Rung(tuple(range(3, 11)), 3),
+    Rung(tuple(range(11, 35)), 4, ("default", "raw")),
+)
 NOISES = {"noise20": 0.2, "noise60": 0.6, "asymmetric30": 0.3}
 
 
@@ -73,6 +79,7 @@ def _proxy(name: str, title: str, noise: float) -> Proxy:
         default=Setting(model=MLP((64,)), rates=RATES, decays=DECAYS),
         changes={**CHANGES, **({key: {} for key in NOISES} if noise else {})},
         second="raw",
+        rungs=RUNGS,
         classes=_CLASSES,
         sizes=(_AUDIT[0], _AUDIT[2]),
     )
