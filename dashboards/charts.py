@@ -141,9 +141,7 @@ def _is_finite(point: Point) -> bool:
     return math.isfinite(point[0]) and math.isfinite(point[1])
 
 
-def _path(
-    line: Line, x_at: Callable[[float], float], y_at: Callable[[float], float], bottom: float
-) -> str:
+def _path(line: Line, x_at: Callable[[float], float], y_at: Callable[[float], float], bottom: float) -> str:
     """The `d` of a path; a dot is a stroke of no length with round ends."""
     dots = "dots" in line.look
     parts: list[str] = []

@@ -79,17 +79,14 @@ def charts(program: Program, space: Space, scale: float | None) -> list[Chart]:
         scale = gradient_scale(program, space)
     own = _own(program, space, scale)
     references = [
-        (f"ref{i}", name, reference(space, name))
-        for i, name in enumerate(chosen(space, program), start=1)
+        (f"ref{i}", name, reference(space, name)) for i, name in enumerate(chosen(space, program), start=1)
     ]
     found = []
     for of, title in (("value", "Value"), ("slope", "Gradient")):
         lines = [Line(name.replace("_", " "), t.points(of), look) for look, name, t in references]
         lines += [Line(label, t.points(of), look) for label, look, t in own]
         y_label = (
-            "value × scale, 0 at the right answer"
-            if of == "value"
-            else (Y_LABELS[space.task] + " × scale")
+            "value × scale, 0 at the right answer" if of == "value" else (Y_LABELS[space.task] + " × scale")
         )
         drawn = chart(
             title,

@@ -74,9 +74,7 @@ class Door:
         if self._writable:
             return RDBStorage(url)
         options = {} if url.startswith("sqlite") else {"postgresql_readonly": True}
-        return RDBStorage(
-            url, engine_kwargs={"execution_options": options}, skip_table_creation=True
-        )
+        return RDBStorage(url, engine_kwargs={"execution_options": options}, skip_table_creation=True)
 
     def _say(self, start: StartResponse, status: str, title: str, why: str) -> Iterable[bytes]:
         body = self._message(status, title, why)

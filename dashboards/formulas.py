@@ -35,9 +35,7 @@ _MENDED = (
     (re.compile(r"\\left\(-"), r"\\left({-}"),
     (re.compile(r"\\operatorname\{log\\,softmax\}"), r"\\operatorname{logsoftmax}"),
 )
-_ONE = (
-    threading.Lock()
-)  # ziamath seeks in one open font file: two at once draw each other's letters
+_ONE = threading.Lock()  # ziamath seeks in one open font file: two at once draw each other's letters
 _PLAIN = re.compile(r"[\w#. ,+\-]*")
 _THEME = "<style>svg{color:#1c2230}@media(prefers-color-scheme:dark){svg{color:#e6e9f0}}</style>"
 

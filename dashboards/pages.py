@@ -90,16 +90,12 @@ class Pages:
     def search(self, search: str) -> bytes:
         page = str(bottle.request.query.get("page", "1"))
         number = int(page) if page.isascii() and page.isdigit() and 0 < len(page) < 6 else 1
-        return self._page(
-            "search.html", **search_view.search_page(self._store, search, max(number, 1))
-        )
+        return self._page("search.html", **search_view.search_page(self._store, search, max(number, 1)))
 
     def ranked(self, search: str, rank: str) -> bytes:
         name = f"{search}/{int(rank)}"
         found = self._store.find(name)
-        page = loss_view.stored_page(
-            self._store, found.candidate, name, found.search, found.proposal
-        )
+        page = loss_view.stored_page(self._store, found.candidate, name, found.search, found.proposal)
         return self._page("loss.html", rank=int(rank), **page)
 
     def loss(self, key: str) -> bytes:

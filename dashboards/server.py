@@ -28,9 +28,7 @@ THREADS = 8
 WAIT_S = 3.0  # for a lock; a reader of SQLite's write-ahead log hardly ever meets one
 
 
-def application(
-    store: Store, hosts: Collection[str] = LOCAL, writable: bool = False
-) -> WSGIApplication:
+def application(store: Store, hosts: Collection[str] = LOCAL, writable: bool = False) -> WSGIApplication:
     """All pages over one store, guarded.
 
     Args:
@@ -53,9 +51,7 @@ def application(
     return guarded(dispatch, hosts, writable)
 
 
-def serve(
-    storage: str, host: str, port: int, allowed: Collection[str] = (), writable: bool = False
-) -> None:
+def serve(storage: str, host: str, port: int, allowed: Collection[str] = (), writable: bool = False) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
     Args:

@@ -1,11 +1,12 @@
-"""losssearch searches for loss functions: a loss is a small typed program, proposed, screened, trained, judged.
+"""losssearch searches for loss functions: a loss is a small program, proposed, screened, trained, judged.
 
     import losssearch as ls
     ls.Search(space="multiclass", proxy="digits-noisy", name="demo").run(time="3m").best.module()
     ls.loss("focal", gamma=2.0)
     ls.parse("mean(-(1 - p_t)**g * log(p_t), 'n')", space="multiclass", constants={"g": 2.0})
 
-Names are loaded when they are first used, so that importing losssearch loads no torch, Ray, Optuna or database.
+Names are loaded when they are first used, so that importing losssearch loads no torch, Ray, Optuna or
+database.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from losssearch.errors import LossSearchError as LossSearchError
     from losssearch.api import loss as loss
     from losssearch.api import parse as parse
+    from losssearch.errors import LossSearchError as LossSearchError
     from losssearch.proxies.user import blackbox as blackbox
     from losssearch.proxies.user import task as task
     from losssearch.result import SearchResult as SearchResult

@@ -1,7 +1,7 @@
-"""The command line: `losssearch run | audit | leaderboard | show | export | losses | parts | check | dashboard`.
+"""The command line: `losssearch run | audit | leaderboard | show | export | losses | parts | check`, ...
 
-Each command imports what it needs when it runs, so that `losssearch --help` answers at once. An error that a user
-can mend is one line on stderr and exit code 2; Ctrl-C keeps all results and exits with 130.
+Each command imports what it needs when it runs, so that `losssearch --help` answers at once. An error that a
+user can mend is one line on stderr and exit code 2; Ctrl-C keeps all results and exits with 130.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -24,9 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Storage = Annotated[
-    str, typer.Option("--storage", envvar="LOSSSEARCH_STORAGE", help="Database URL.")
-]
+Storage = Annotated[str, typer.Option("--storage", envvar="LOSSSEARCH_STORAGE", help="Database URL.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 Reference = Annotated[
     str, typer.Argument(help="demo/1 (rank), demo@17 (proposal), a key, or a classical loss.")
@@ -39,11 +37,9 @@ def run(
     space: Annotated[str, typer.Argument(help="A shipped space, or the path of a TOML file.")],
     proxy: Annotated[str, typer.Option(help="A shipped task, or path/to/file.py:function.")],
     controller: Annotated[str, typer.Option(help="What proposes.")] = "evolution",
-    start: Annotated[
-        Optional[str], typer.Option(help="Losses to start from, by comma; all by default.")
-    ] = None,
-    time: Annotated[Optional[str], typer.Option(help="Budget, such as 3m.")] = None,
-    candidates: Annotated[Optional[int], typer.Option(help="Budget in proposals.")] = None,
+    start: Annotated[str | None, typer.Option(help="Losses to start from, by comma; all by default.")] = None,
+    time: Annotated[str | None, typer.Option(help="Budget, such as 3m.")] = None,
+    candidates: Annotated[int | None, typer.Option(help="Budget in proposals.")] = None,
     storage: Storage = WHERE,
     name: Annotated[str, typer.Option(help="Of the search; the same name goes on.")] = "search",
     seed: Annotated[int, typer.Option(help="Of the controller.")] = 0,
@@ -60,9 +56,7 @@ def run(
     from losssearch.terminal import watching
 
     names = [n.strip() for n in start.split(",") if n.strip()] if start else None
-    search = Search(
-        space, proxy, controller, names, storage, name, seed, workers, seconds_of(deadline)
-    )
+    search = Search(space, proxy, controller, names, storage, name, seed, workers, seconds_of(deadline))
     if time is None and candidates is None:
         time = "3m"
     with watching(quiet) as watch:
@@ -75,7 +69,7 @@ def audit(
     name: Annotated[str, typer.Argument(help="Of the search.")],
     storage: Storage = WHERE,
     control: Annotated[
-        Optional[list[str]], typer.Option(help="Another search whose best is judged beside it.")
+        list[str] | None, typer.Option(help="Another search whose best is judged beside it.")
     ] = None,
     splits: Annotated[int, typer.Option(help="Fresh splits.")] = 30,
     settings: Annotated[int, typer.Option(help="Settings tried for every loss.")] = 32,
@@ -100,7 +94,7 @@ def audit(
 def leaderboard(
     name: Annotated[str, typer.Argument(help="Of the search.")],
     storage: Storage = WHERE,
-    limit: Annotated[int, typer.Option(help="Rows.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Rows.")] = 20,
     json: Json = False,
 ) -> None:
     """The best losses of a search."""
@@ -156,7 +150,7 @@ def export(
 
 @app.command()
 def losses(
-    space: Annotated[Optional[str], typer.Option(help="Only of this space.")] = None,
+    space: Annotated[str | None, typer.Option(help="Only of this space.")] = None,
     json: Json = False,
 ) -> None:
     """The catalogue of classical losses: formula, constants, source."""
@@ -217,10 +211,8 @@ def parts(json: Json = False) -> None:
 @app.command()
 def check(
     path: Annotated[Path, typer.Argument(help="A Python file with a loss; it is run.")],
-    class_name: Annotated[Optional[str], typer.Option("--class", help="Which class.")] = None,
-    task: Annotated[
-        Optional[str], typer.Option(help="multiclass, binary or regression.")
-    ] = None,
+    class_name: Annotated[str | None, typer.Option("--class", help="Which class.")] = None,
+    task: Annotated[str | None, typer.Option(help="multiclass, binary or regression.")] = None,
     json: Json = False,
 ) -> None:
     """Hold a loss module to the contract of a drop-in loss."""
@@ -288,5 +280,3 @@ def main() -> None:
 def _fail(message: str, code: int) -> None:
     print("losssearch: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(code)
-
-

@@ -47,9 +47,7 @@ class FormulaError(LossSearchError):
         return _restore_formula_error, (self.message, self.text, self.position, self.remedy)
 
 
-def _restore_formula_error(
-    message: str, text: str, position: int | None, remedy: str
-) -> FormulaError:
+def _restore_formula_error(message: str, text: str, position: int | None, remedy: str) -> FormulaError:
     return FormulaError(message, text=text, position=position, remedy=remedy)
 
 

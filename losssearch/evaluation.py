@@ -1,8 +1,8 @@
 """How good are these losses? What is stored is reused, the rest goes to the workers in chunks.
 
-A chunk of losses is one job and one transaction, and its composition does not depend on the number of workers, so
-that a search gives the same results on any pool and after any restart. A job that kills or hangs its worker is
-split until the culprit is alone; it gets one more try and is then recorded as poison.
+A chunk of losses is one job and one transaction, and its composition does not depend on the number of
+workers, so that a search gives the same results on any pool and after any restart. A job that kills or hangs
+its worker is split until the culprit is alone; it gets one more try and is then recorded as poison.
 """
 
 from __future__ import annotations
@@ -80,9 +80,7 @@ class Evaluator:
 
     def evaluate(self, contenders: Sequence[Contender]) -> list[list[RunResult]]:
         """The results of every contender's runs, in their order. Rows of unknown losses are added."""
-        self.store.add_candidates(
-            candidate_row(c.program, self.space, scale=c.scale) for c in contenders
-        )
+        self.store.add_candidates(candidate_row(c.program, self.space, scale=c.scale) for c in contenders)
         protocol = self.proxy.protocol.hash
         stored = self.store.evaluations([c.key for c in contenders], self.proxy.name, protocol)
         results: Results = {}
@@ -137,9 +135,7 @@ class Evaluator:
             deadline_s=self.deadline_s * max(1, len(runs)),
         )
 
-    def _take(
-        self, job: _Job, answer: Answer, results: Results, protocol: str
-    ) -> list[_Job]:
+    def _take(self, job: _Job, answer: Answer, results: Results, protocol: str) -> list[_Job]:
         """Record an answer; gives the jobs to be tried again."""
         if answer.outcome is Outcome.ANSWERED and answer.result is not None:
             found = [_read(raw) for raw in answer.result["runs"]]

@@ -1,21 +1,24 @@
 """What does a running search know of its candidates?
 
-One entry a loss that passed the screens, with its best-informed score. The ledger is rebuilt from the store when a
-search is resumed, and gives the rows that a round commits.
+One entry a loss that passed the screens, with its best-informed score. The ledger is rebuilt from the store
+when a search is resumed, and gives the rows that a round commits.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from losssearch.controllers.base import Proposal, Told
+from losssearch.language.canonical import structure_key
 from losssearch.language.program import Program
 from losssearch.outcomes import Outcome
 from losssearch.selection import Score
 from losssearch.store.rows import ProposalRow, ScoreUpdate
 
+OF_A_STRUCTURE = 2  # finalists
 CREDITED = (Outcome.DUPLICATE, Outcome.EQUIVALENT)
 
 
@@ -79,6 +82,19 @@ class Ledger:
         scored = [e for e in self if e.rung >= rung and math.isfinite(e.value)]
         return sorted(scored, key=lambda e: (e.value, e.program.size, e.number))[:limit]
 
+    def diverse(self, limit: int, rung: int) -> list[Entry]:
+        """The best, but of no structure more than a few: they differ in constants alone."""
+        places: Counter[str] = Counter()
+        found: list[Entry] = []
+        for entry in self.best(len(self.entries), rung):
+            structure = structure_key(entry.program)
+            places[structure] += 1
+            if places[structure] <= OF_A_STRUCTURE:
+                found.append(entry)
+            if len(found) == limit:
+                break
+        return found
+
     def leader(self) -> Entry | None:
         """The best entry of the highest rung that anyone reached."""
         top = max((e.rung for e in self if math.isfinite(e.value)), default=-1)
@@ -103,9 +119,7 @@ class Ledger:
     def credited(self, proposal: Proposal, outcome: Outcome, same_as: str) -> Told:
         """What the controller is told of a candidate that is a known loss."""
         entry = self.entries.get(same_as)
-        own = Told(
-            proposal.number, same_as, proposal.program, None, outcome, proposal.program.size, 0
-        )
+        own = Told(proposal.number, same_as, proposal.program, None, outcome, proposal.program.size, 0)
         if entry is None:
             return own
         return replace(own, score=self.told(entry).score, rung=entry.rung)

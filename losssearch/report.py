@@ -23,9 +23,7 @@ def leaderboard_rows(name: str, storage: str, limit: int) -> list[dict[str, Any]
     with Store.open(storage, read_only=True) as store:
         search = store.search(name)
         space = load_space(search.space)
-        found = [
-            Discovered.of_row(ranked, space, name) for ranked in store.leaderboard(name, limit)
-        ]
+        found = [Discovered.of_row(ranked, space, name) for ranked in store.leaderboard(name, limit)]
         names = {loss.program.text: loss.name for loss in space.losses.values()}
     return [
         {
@@ -80,14 +78,16 @@ def find_loss(reference: str, storage: str) -> Discovered:
         with Store.open(storage, read_only=True) as store:
             return Discovered.of_found(store.find(reference), reference)
     except StoreError as error:
-        raise StoreError(f"{error} ({reference!r} is no classical loss, so it was looked for there.)") from None
+        raise StoreError(
+            f"{error} ({reference!r} is no classical loss, so it was looked for there.)"
+        ) from None
 
 
 def describe(reference: str, storage: str) -> dict[str, Any]:
     """Formula, LaTeX, facts, parents and evidence of one loss."""
+    from losssearch.language.canonical import canonical
     from losssearch.language.facts import facts
     from losssearch.language.formula import format_program
-    from losssearch.language.canonical import canonical
 
     loss = find_loss(reference, storage)
     known = facts(loss.program)
@@ -151,7 +151,9 @@ def print_description(description: Mapping[str, Any]) -> None:
         elif isinstance(value, Mapping):
             value = "\n".join(f"{k}: {_short(v)}" for k, v in value.items())
         elif isinstance(value, list):
-            value = "\n".join(_short(v.get("formula") or v["key"]) if isinstance(v, dict) else str(v) for v in value)
+            value = "\n".join(
+                _short(v.get("formula") or v["key"]) if isinstance(v, dict) else str(v) for v in value
+            )
         elif isinstance(value, float):
             value = number(value)
         lines = str(value).splitlines() or [""]
@@ -222,10 +224,20 @@ def print_audit(report: Report) -> None:
             ]
         )
     print_table(
-        ["loss", "kind", report.metric, "worst", "difference", "95 % interval", "t", "rate", "decay", "epochs", "formula"],
+        [
+            "loss",
+            "kind",
+            report.metric,
+            "worst",
+            "difference",
+            "95 % interval",
+            "t",
+            "rate",
+            "decay",
+            "epochs",
+            "formula",
+        ],
         rows,
         title=f"Audit of {report.search} on {report.proxy}, {report.splits} fresh splits, all tuned alike",
     )
-    out.print(report.sentence(), markup=False)
-
-
+    out.print(report.sentence(), markup=False, soft_wrap=True)

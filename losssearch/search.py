@@ -6,8 +6,8 @@
     tell      the controller learns, failures included
     commit    one transaction: candidates, scores, counts, and the controller's state
 
-and at the end the finals: the best are trained on fresh splits, half of them under a second condition, and of those
-that are tied with the best the simplest stands for the search. A search that is killed goes on after its last
+and at the end the finals: the best are trained on fresh splits, half of them under a second condition, and of
+those tied with the best the simplest stands for the search. A search that is killed goes on after its last
 committed round; trainings that were stored on the way are not done again.
 """
 
@@ -44,11 +44,15 @@ from losssearch.spaces import ClassicalLoss, Space, load_space
 from losssearch.store.mirror import Mirror
 from losssearch.store.rows import CandidateRow, SearchRow
 from losssearch.store.store import Store
+from losssearch.tuning import BATCH, Tuned, try_settings
 
 ROUND = 96  # proposals a round
 PROMOTED = 0.1  # share of the trained that is trained again on more splits
-FINALISTS = 30
+FINALISTS = 24
+FINALISTS_SHARE = 0.6  # of the finals' time is for the finalists, the rest for tuning
 FINALS_SHARE = 0.25  # of a time budget is kept for the finals
+TUNED = 4  # finalists whose constants are tuned
+SETTINGS = 24  # tried for each
 CHOSEN = 3  # the rung of the loss that stands for the search
 
 
@@ -111,7 +115,8 @@ class Search:
 
         Args:
             time: Seconds, or text such as "3m".
-            candidates: Proposals. With this budget the result depends on the seed alone, not on the machine's speed.
+            candidates: Proposals. With this budget the result depends on the seed alone, not on the machine's
+                speed.
             watch: Called as the search goes on.
 
         Raises:
@@ -120,8 +125,8 @@ class Search:
         """
         if os.environ.get(INSIDE):
             raise UsageError(
-                "A search was started inside a worker: the file that holds the proxy runs one when it is loaded. "
-                "Put the search under `if __name__ == '__main__':`."
+                "A search was started inside a worker: the file that holds the proxy runs one when it is "
+                "loaded. Put the search under `if __name__ == '__main__':`."
             )
         if (time is None) == (candidates is None):
             raise UsageError("Give one budget: time='3m' or candidates=500.")
@@ -194,9 +199,7 @@ class _State:
             spec.name, space_id(space), place_of(spec.proxy), spec.controller, config, spec.seed
         )
         stack.callback(store.close_search, row)
-        controller = make_controller(
-            spec.controller, space, [(s.name, s.program) for s in start], spec.seed
-        )
+        controller = make_controller(spec.controller, space, [(s.name, s.program) for s in start], spec.seed)
         pool: Pool = stack.enter_context(open_pool(spec.workers))
         evaluator = Evaluator(store, pool, space, proxy, place_of(spec.proxy), spec.deadline_s)
         mirror = Mirror(store, row) if spec.mirror else None
@@ -229,9 +232,7 @@ class _State:
         scale = gradient_scale(reference.program, self.space)
         key = candidate_key(reference.program)
         runs = [tuple(self.proxy.runs(rung, [0])) for rung in (0, 1)]
-        results = self.evaluator.evaluate(
-            [Contender(key, reference.program, scale, own) for own in runs]
-        )
+        results = self.evaluator.evaluate([Contender(key, reference.program, scale, own) for own in runs])
         values = [score(own, found).value for own, found in zip(runs, results, strict=True)]
         if values[0] is not None and values[1] is not None:
             self.ledger.offsets = {1: values[0] - values[1], 2: values[0] - values[1]}
@@ -340,9 +341,7 @@ class _State:
 
     def _candidate(self, verdict: Verdict, entry: Entry | None) -> CandidateRow:
         case = verdict.case
-        return candidate_row(
-            case.written, self.space, ran=case.program, scale=entry.scale if entry else None
-        )
+        return candidate_row(case.written, self.space, ran=case.program, scale=entry.scale if entry else None)
 
     def _insist_on_a_start(self, proposals: Sequence[Proposal]) -> None:
         """A task on which no known loss can be trained is broken: better said now than after an hour."""
@@ -357,17 +356,21 @@ class _State:
             )
 
     def finals(self) -> None:
-        """The best, on fresh splits and under a second condition; the simplest of the tied is chosen."""
+        """The best on fresh splits and under a second condition, and again with tuned constants; one is chosen."""
         self.phase = "finals"
-        finalists = self.ledger.best(self._finalists(), rung=1) or self.ledger.best(1)
+        finalists = self.ledger.diverse(self._finalists(), rung=1) or self.ledger.best(1)
         self.train([(finalists, 2)])
-        self.show()
+        self.phase = "tuning"
+        tuned = self.tune(sorted(finalists, key=lambda e: (e.value, e.program.size))[:TUNED])
+        self.train([([entry for _, entry in tuned], 2)])
+        self.close_finals(tuned)
+        everyone = [*finalists, *(entry for _, entry in tuned)]
         chosen = choose(
-            {e.key: e.score for e in finalists if e.score is not None and not e.variant},
-            {e.key: e.program.size for e in finalists},
+            {e.key: e.score for e in everyone if e.score is not None and not e.variant},
+            {e.key: e.program.size for e in everyone},
         )
-        updates = [replace(e.update(), rung=CHOSEN if e.key == chosen else 2) for e in finalists]
-        kept = {e.number for e in finalists}
+        updates = [replace(e.update(), rung=CHOSEN if e.key == chosen else 2) for e in everyone]
+        kept = {e.number for e in everyone}
         before = [
             ranked.proposal.number
             for ranked in self.store.leaderboard(self.row.name, limit=5)
@@ -375,11 +378,45 @@ class _State:
         ]
         updates += [replace(e.update(), rung=2) for e in self.ledger if e.number in before]
         self.store.update_scores(self.row, updates)
-        self.store.add_event(
-            self.row, "finals", {"finalists": len(finalists), "chosen": chosen}
-        )
+        self.store.add_event(self.row, "finals", {"finalists": len(everyone), "chosen": chosen})
         if self.mirror is not None:
-            self.mirror.update()
+            self.mirror.rebuild()
+
+    def tune(self, entries: Sequence[Entry]) -> list[tuple[Proposal, Entry]]:
+        """The entries again, as new candidates with tuned constants; what tuning left alone is left out."""
+        losses = [Tuned.of(e.program, self.proxy) for e in entries if e.program.constants]
+        for _ in range(SETTINGS // BATCH):
+            try_settings(losses, BATCH, self.evaluator)
+        parents = [e for e in entries if e.program.constants]
+        found: list[tuple[Proposal, Entry]] = []
+        for parent, loss in zip(parents, losses, strict=True):
+            program = loss.best[1].program if loss.best else loss.program
+            key = candidate_key(program)
+            if key in self.ledger.entries:
+                continue
+            number = self.row.proposals + len(found)
+            proposal = Proposal(number, program, (parent.key,), "tuned")
+            scale = gradient_scale(program, self.space)
+            entry = Entry(number, key, program, scale, parent.variant)
+            self.ledger.add(entry)
+            found.append((proposal, entry))
+        return found
+
+    def close_finals(self, tuned: Sequence[tuple[Proposal, Entry]]) -> None:
+        """A round of its own for the tuned candidates, whose numbers the controller will not use."""
+        if not tuned:
+            return
+        self.controller.skip(len(tuned))
+        rows = [
+            self.ledger.row(proposal, entry.program, entry.key, entry.outcome, "", None, [])
+            for proposal, entry in tuned
+        ]
+        candidates = [candidate_row(e.program, self.space, scale=e.scale) for _, e in tuned]
+        now = clock.perf_counter()
+        seconds, self._round_began = now - self._round_began, now
+        self.row = self.store.commit_round(
+            self.row, self.row.rounds, rows, {}, self.controller.state(), seconds, candidates=candidates
+        )
 
     def _finalists(self) -> int:
         """As many as the time left can train; all of them when the budget is a number of candidates."""
@@ -387,6 +424,7 @@ class _State:
         if self.seconds is None or trained < 100:
             return FINALISTS
         left = self.seconds - self.spent - (clock.perf_counter() - self.began)
+        left *= FINALISTS_SHARE
         cost = len(self.proxy.runs(2, [0])) * took / trained
         return max(5, min(FINALISTS, int(left / cost)))
 

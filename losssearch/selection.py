@@ -1,9 +1,9 @@
 """Which of many noisy scores is to be believed?
 
-All losses are trained on the same splits, so that they are compared, not their luck. The score of a loss at a rung
-is the mean over conditions of its mean error over splits at its *best* learning rate and number of epochs there:
-both are fair, since every loss chooses its own. The best of many is flattered by noise; among those that are tied with it, the simplest
-and the steadiest is taken.
+All losses are trained on the same splits, so that they are compared, not their luck. The score of a loss at a
+rung is the mean over conditions of its mean error over splits at its *best* learning rate and number of
+epochs there: both are fair, since every loss chooses its own. The best of many is flattered by noise; among
+those that are tied with it, the simplest and the steadiest is taken.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from losssearch.execution.plan import Run, RunResult
 from losssearch.outcomes import Outcome
 
-TIE = 1.0  # standard errors of the paired difference
+TIE = 0.5  # standard errors of the paired difference
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ def _best_epoch(results: Sequence[RunResult]) -> list[float]:
 
 
 def choose(scores: Mapping[str, Score], sizes: Mapping[str, int]) -> str | None:
-    """The key of the loss to stand for the search: of those tied with the best, the simplest, then the steadiest.
+    """The key of the loss to stand for the search: of those tied with the best, the simplest and steadiest.
 
-    Tied means that the mean paired difference to the best is within one standard error of that difference.
+    Tied means that the mean paired difference to the best is within TIE standard errors of that difference.
     """
     scored = {key: s for key, s in scores.items() if s.value is not None}
     if not scored:

@@ -257,9 +257,7 @@ class _Reader:
         for name, axis in self.file.axes.items():
             self.check_name(name, "axes", name)
             if name != name.lower():
-                raise self.error(
-                    "Write an axis in small letters; capitals mean its size.", "axes", name
-                )
+                raise self.error("Write an axis in small letters; capitals mean its size.", "axes", name)
             if axis.copy_of is None:
                 continue
             if axis.copy_of not in originals:

@@ -115,9 +115,7 @@ class LossReport:
             "loss": self.loss,
             "task": self.task,
             "passed": self.passed,
-            "rows": [
-                {"name": r.name, "verdict": r.verdict.value, "detail": r.detail} for r in self.rows
-            ],
+            "rows": [{"name": r.name, "verdict": r.verdict.value, "detail": r.detail} for r in self.rows],
         }
 
     def __str__(self) -> str:
@@ -224,17 +222,13 @@ def check_file(
         try:
             chosen()
         except TypeError as error:
-            raise UsageError(
-                f"{path}: {chosen.__name__}() needs arguments: {first_line(error)}"
-            ) from error
+            raise UsageError(f"{path}: {chosen.__name__}() needs arguments: {first_line(error)}") from error
         return check_loss(chosen, kind, only=only, backend=backend)
     finally:
         sys.modules.pop(name, None)
 
 
-def _choose(
-    path: Path, names: dict[str, Any], module: str, class_name: str | None
-) -> type[nn.Module]:
+def _choose(path: Path, names: dict[str, Any], module: str, class_name: str | None) -> type[nn.Module]:
     losses = {
         name: value
         for name, value in names.items()
@@ -247,8 +241,7 @@ def _choose(
         if class_name in losses:
             return losses[class_name]
         raise UsageError(
-            f"{path}: no loss class is called {class_name!r}. "
-            f"There are: {', '.join(losses) or 'none'}."
+            f"{path}: no loss class is called {class_name!r}. There are: {', '.join(losses) or 'none'}."
         )
     if len(losses) == 1:
         return next(iter(losses.values()))

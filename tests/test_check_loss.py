@@ -394,9 +394,7 @@ def test_so_does_a_loss_of_another_task(loss: type[nn.Module], task: str) -> Non
     assert report.passed, report
 
 
-@pytest.mark.parametrize(
-    ("check", "loss", "detail"), BROKEN, ids=[f"{c}-{k.__name__}" for c, k, _ in BROKEN]
-)
+@pytest.mark.parametrize(("check", "loss", "detail"), BROKEN, ids=[f"{c}-{k.__name__}" for c, k, _ in BROKEN])
 def test_a_broken_loss_fails_its_line(check: str, loss: type[nn.Module], detail: str) -> None:
     (row,) = check_loss(loss, only=[check]).rows
     assert row.verdict is Verdict.FAILED, row
@@ -544,9 +542,7 @@ def test_a_file_is_checked_by_the_only_class_in_it(tmp_path: Path) -> None:
         (FILE + "    def __init__(self, gamma): pass\n", None, "Mean() needs arguments"),
     ],
 )
-def test_a_file_that_does_not_fit_is_told_why(
-    tmp_path: Path, text: str, name: str | None, said: str
-) -> None:
+def test_a_file_that_does_not_fit_is_told_why(tmp_path: Path, text: str, name: str | None, said: str) -> None:
     path = tmp_path / "my_loss.py"
     path.write_text(text)
     with pytest.raises(UsageError) as error:

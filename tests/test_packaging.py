@@ -94,9 +94,7 @@ def test_every_entry_point_leads_somewhere() -> None:
 
 def test_the_wheel_finds_its_spaces_by_place(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "search_spaces").mkdir()
-    code = (
-        "import losssearch.spaces as s; print(s.__file__); print(s.load_space('multiclass').path)"
-    )
+    code = "import losssearch.spaces as s; print(s.__file__); print(s.load_space('multiclass').path)"
     done = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed))
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines():
@@ -108,9 +106,7 @@ def hostile(tmp_path: Path) -> Path:
     """A current folder whose own packages have our names, and end the program when imported."""
     for package in ("workers", "dashboards", "search_spaces"):
         (tmp_path / package).mkdir()
-        (tmp_path / package / "__init__.py").write_text(
-            f"raise SystemExit('{package} of the user')"
-        )
+        (tmp_path / package / "__init__.py").write_text(f"raise SystemExit('{package} of the user')")
     return tmp_path
 
 
@@ -252,6 +248,4 @@ def test_the_ci_script_closes_with_the_summary_of_pytest() -> None:
     script = (HOUSE / ".ci" / "run").read_text(encoding="utf-8")
     assert os.access(HOUSE / ".ci" / "run", os.X_OK)
     assert "set -euo pipefail" in script
-    assert script.splitlines()[-1].startswith(
-        "exec env OMP_NUM_THREADS=1 .venv/bin/python -m pytest"
-    )
+    assert script.splitlines()[-1].startswith("exec env OMP_NUM_THREADS=1 .venv/bin/python -m pytest")

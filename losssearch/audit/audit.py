@@ -1,7 +1,7 @@
 """Is the found loss really better? The last judge: fresh data, equal tuning, paired statistics.
 
-    tune     the found loss and every classical one get the same number of settings (constants, learning rate, weight
-             decay; the number of epochs is read off the curve), scored on splits that no rung used
+    tune     the found loss and every classical one get the same number of settings (constants, learning rate,
+             weight decay; the number of epochs is read off the curve), scored on splits that no rung used
     drop     after a first batch of settings only the best classical losses go on, with those of the controls
     test     30 splits whose test samples no search and no tuning touched; the same splits for everyone
     compare  by the corrected resampled t test, against the classical loss that does best *here*
@@ -20,24 +20,17 @@ from typing import Any
 import numpy as np
 
 from losssearch.audit.statistics import PairedComparison, corrected_t_test
-from losssearch.controllers.tuner import ConstantTuner, Trial
 from losssearch.errors import UsageError
-from losssearch.evaluation import Contender, Evaluator
-from losssearch.execution.plan import Run, RunResult
-from losssearch.language.canonical import candidate_key
+from losssearch.evaluation import Evaluator
 from losssearch.language.program import Program
-from losssearch.outcomes import Outcome
 from losssearch.pools.open import open_pool
 from losssearch.proxies.registry import load_proxy
 from losssearch.records import program_of_row
-from losssearch.screening.scale import gradient_scale
 from losssearch.spaces import Space, load_space
 from losssearch.store.rows import SearchRow
 from losssearch.store.store import Store
+from losssearch.tuning import BATCH, Tuned, contender, error_at, try_settings
 
-DECAYS = (0.0, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-TUNING_SPLITS = tuple(range(1000, 1006))  # beyond those of every rung
-BATCH = 8  # settings between two looks of the tuner
 PEERS = 10  # classical losses that are tuned to the end
 
 Say = Callable[[str], None]
@@ -130,13 +123,7 @@ class _Peer:
 
     label: str
     kind: str
-    program: Program
-    tuner: ConstantTuner
-    best: tuple[float, Trial, int] | None = None  # score, setting, epochs
-
-    @property
-    def value(self) -> float:
-        return math.inf if self.best is None else self.best[0]
+    tuned: Tuned
 
 
 @dataclass
@@ -196,18 +183,18 @@ class Audit:
                 raise UsageError(f"The search {name!r} has no trained loss. Run it first.")
             kind = "found" if name == self.name else "control"
             program = program_of_row(best[0].candidate, self._space)
-            peers.append(self._peer(f"{name}/1", kind, program))
-        given = set(self._evaluator.proxy.split(0, "default", "search").provided) | {"progress"}
+            peers.append(_Peer(f"{name}/1", kind, self._tuned(program)))
+        proxy = self._evaluator.proxy
+        given = {"progress"}
+        if proxy.custom is None:  # a black box cuts its own data and provides nothing
+            given |= set(proxy.split(0, "default", "search").provided)
         for loss in self._space.seeds:
             if set(loss.requires) <= given:
-                peers.append(self._peer(loss.name, "classical", loss.program))
+                peers.append(_Peer(loss.name, "classical", self._tuned(loss.program)))
         return peers
 
-    def _peer(self, label: str, kind: str, program: Program) -> _Peer:
-        setting = self._evaluator.proxy.setting("default")
-        decays = setting.decays if len(setting.decays) > 1 else DECAYS
-        knobs = {"rate": setting.rates, "decay": decays}
-        return _Peer(label, kind, program, ConstantTuner(program, knobs, self.seed))
+    def _tuned(self, program: Program) -> Tuned:
+        return Tuned.of(program, self._evaluator.proxy, self.seed)
 
     def _tune(self, peers: list[_Peer], say: Say) -> None:
         """The same number of settings for everyone; in place, so that dropped peers leave the list."""
@@ -215,41 +202,23 @@ class Audit:
         while tried < self.settings:
             batch = min(BATCH, self.settings - tried)
             say(f"Tuning {len(peers)} losses: settings {tried + 1} to {tried + batch} of {self.settings}.")
-            self._try(peers, batch)
+            try_settings([p.tuned for p in peers], batch, self._evaluator)
             if tried == 0:
-                classical = sorted((p for p in peers if p.kind == "classical"), key=lambda p: p.value)
+                classical = sorted((p for p in peers if p.kind == "classical"), key=lambda p: p.tuned.value)
                 peers[:] = [p for p in peers if p.kind != "classical"] + classical[:PEERS]
             tried += batch
 
-    def _try(self, peers: Sequence[_Peer], batch: int) -> None:
-        asked = [(peer, trial) for peer in peers for trial in peer.tuner.ask(batch)]
-        found = self._evaluator.evaluate(
-            [self._contender(trial, TUNING_SPLITS, "search") for _, trial in asked]
-        )
-        for (peer, trial), results in zip(asked, found, strict=True):
-            score, epochs = _best_epoch(results)
-            peer.tuner.tell(trial.number, score if math.isfinite(score) else None)
-            if score < peer.value:
-                peer.best = (score, trial, epochs)
-
-    def _contender(self, trial: Trial, splits: Sequence[int], stage: Any) -> Contender:
-        runs = tuple(
-            Run(0, split, trial.knobs["rate"], trial.knobs["decay"], stage=stage) for split in splits
-        )
-        scale = gradient_scale(trial.program, self._space)
-        return Contender(candidate_key(trial.program), trial.program, scale, runs)
-
     def _test(self, peers: Sequence[_Peer], search: SearchRow) -> Report:
-        able = [peer for peer in peers if peer.best is not None]
-        if not able or able[0].kind != "found":
+        able = [(peer, *peer.tuned.best) for peer in peers if peer.tuned.best is not None]
+        if not able or able[0][0].kind != "found":
             raise UsageError(f"The chosen loss of {self.name!r} could not be trained again.")
         contenders = [
-            self._contender(peer.best[1], range(self.splits), "audit") for peer in able if peer.best
+            contender(trial, range(self.splits), "audit", self._space) for _, _, trial, _ in able
         ]
         rows = []
-        for peer, results in zip(able, self._evaluator.evaluate(contenders), strict=True):
-            score, trial, epochs = peer.best or (math.inf, Trial(0, peer.program, {}), 0)
-            errors = tuple(_at(result, epochs) for result in results)
+        tested = zip(able, self._evaluator.evaluate(contenders), strict=True)
+        for (peer, _, trial, epochs), results in tested:
+            errors = tuple(error_at(result, epochs) for result in results)
             rows.append(
                 Row(
                     peer.label, peer.kind, trial.program.text, trial.program.constant_values,
@@ -267,21 +236,3 @@ class Audit:
             compared.append(replace(row, versus=versus))
         compared.sort(key=lambda row: (row.error, row.label))
         return Report(self.name, proxy.name, proxy.metric, self.splits, tuple(compared))
-
-
-def _best_epoch(results: Sequence[RunResult]) -> tuple[float, int]:
-    """The least mean error over splits along the curve, and the epoch where it stands."""
-    if any(r.outcome is not Outcome.SCORED for r in results):
-        return math.inf, 0
-    if not all(r.curve for r in results):
-        return float(np.mean([r.metric for r in results if r.metric is not None])), 0
-    means = np.mean([[error for _, error in r.curve] for r in results], axis=0)
-    best = int(np.argmin(means))
-    return float(means[best]), results[0].curve[best][0]
-
-
-def _at(result: RunResult, epochs: int) -> float:
-    """The error at an epoch of the curve; at the end where there is no curve."""
-    if result.outcome is not Outcome.SCORED or result.metric is None:
-        return math.inf
-    return next((error for epoch, error in result.curve if epoch == epochs), result.metric)

@@ -66,8 +66,7 @@ def corrected_t_test(
         raise UsageError("a paired test needs finite differences. Leave out runs without a metric.")
     if train_size < 1 or test_size < 0:
         raise UsageError(
-            "`train_size >= 1` and `test_size >= 0` must hold, "
-            f"but got {train_size=}, {test_size=}."
+            f"`train_size >= 1` and `test_size >= 0` must hold, but got {train_size=}, {test_size=}."
         )
     if not 0 < confidence < 1:
         raise UsageError(f"`0 < confidence < 1` must hold, but got {confidence=}.")

@@ -118,9 +118,7 @@ def dense_targets(case: Case) -> str:
 def unbatched(case: Case) -> str:
     """One sample without a batch axis equals a batch of one."""
     x, target = case.batch(1)
-    same(
-        case.loss(x[0], target[0]), case.loss(x, target), "One sample alone against a batch of one"
-    )
+    same(case.loss(x[0], target[0]), case.loss(x, target), "One sample alone against a batch of one")
     return "One sample alone equals a batch of one."
 
 

@@ -104,9 +104,7 @@ class Case:
         raise Broken("`weight` takes neither two class weights nor one for the only output.")
 
 
-def make_case(
-    loss: nn.Module | Callable[..., nn.Module], task: str, classes: int, backend: str
-) -> Case:
+def make_case(loss: nn.Module | Callable[..., nn.Module], task: str, classes: int, backend: str) -> Case:
     """Reads how a loss can be built again with other keywords.
 
     A module is rebuilt from its class and those of its attributes that are named like a parameter
@@ -163,9 +161,7 @@ def _kept_arguments(module: nn.Module, signature: inspect.Signature) -> dict[str
     return kept
 
 
-def value_and_gradient(
-    loss: Callable[..., Any], x: Tensor, target: Tensor
-) -> tuple[Tensor, Tensor]:
+def value_and_gradient(loss: Callable[..., Any], x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The summed loss and its gradient at `x`, both detached."""
     leaf = x.detach().clone().requires_grad_()
     value: Tensor = loss(leaf, target)

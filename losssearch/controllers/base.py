@@ -108,6 +108,10 @@ class Controller(ABC):
         """The next `count` proposals; start losses first."""
         return [self._next() for _ in range(count)]
 
+    def skip(self, count: int) -> None:
+        """The next numbers belong to candidates that somebody else made."""
+        self.number += count
+
     def tell(self, results: Sequence[Told]) -> None:
         """What became of proposals, in any order and portions."""
         for told in results:
@@ -223,9 +227,7 @@ def sampler_of(space: Space) -> Sampler:
             nodes=search.nodes,
             depth=search.depth,
             head=space.head,
-            rightness=rightness(
-                space.signature, search.terminals, space.losses[space.reference].program
-            ),
+            rightness=rightness(space.signature, search.terminals, space.losses[space.reference].program),
         )
     )
 

@@ -160,9 +160,7 @@ class Evolution(Controller):
                 return
             kept = [one for one in kept if one not in same[:1]]
         structure = structure_key(told.program)
-        one = Individual(
-            told.key, told.program, score, told.size, told.rung, told.number, structure
-        )
+        one = Individual(told.key, told.program, score, told.size, told.rung, told.number, structure)
         self.population = [*kept, one]
 
     def _select(self) -> None:
@@ -195,8 +193,7 @@ class Evolution(Controller):
             return
         centre = median(one.score for one in self.population)
         self._fitness = {
-            one.key: centre
-            + RELIABILITY[min(one.rung, len(RELIABILITY) - 1)] * (one.score - centre)
+            one.key: centre + RELIABILITY[min(one.rung, len(RELIABILITY) - 1)] * (one.score - centre)
             for one in self.population
         }
 

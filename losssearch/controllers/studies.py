@@ -59,13 +59,10 @@ class Studies:
         UsageError: No such sampler.
     """
 
-    def __init__(
-        self, sampler: str, distributions: Mapping[str, BaseDistribution], window: int
-    ) -> None:
+    def __init__(self, sampler: str, distributions: Mapping[str, BaseDistribution], window: int) -> None:
         if sampler.lower() not in sampler_names():
             raise UsageError(
-                f"Optuna's sampler {sampler!r} cannot be used here; "
-                f"known are {', '.join(sampler_names())}."
+                f"Optuna's sampler {sampler!r} cannot be used here; known are {', '.join(sampler_names())}."
             )
         by_name = {n.lower(): n for n in optuna.samplers.__all__ if n.endswith("Sampler")}
         self._class = getattr(optuna.samplers, by_name[sampler.lower() + "sampler"])

@@ -146,9 +146,7 @@ class ConstantTuner:
 
     def _trial(self, number: int, entry: Entry) -> Trial:
         constants = {
-            k.removeprefix(_CONSTANT): float(v)
-            for k, v in entry.params.items()
-            if k.startswith(_CONSTANT)
+            k.removeprefix(_CONSTANT): float(v) for k, v in entry.params.items() if k.startswith(_CONSTANT)
         }
         knobs = {n: entry.params.get(_KNOB + n, values[0]) for n, values in self.knobs.items()}
         return Trial(number, self.program.with_constants(constants), knobs)

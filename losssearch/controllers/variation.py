@@ -175,9 +175,7 @@ def wrap(edit: Edit) -> Program | None:
     ops = [
         op
         for op in edit.sampler.grammar.primitives
-        if not PRIMITIVES[op].has_axes
-        and PRIMITIVES[op].result is Kind.REAL
-        and PRIMITIVES[op].arity <= 2
+        if not PRIMITIVES[op].has_axes and PRIMITIVES[op].result is Kind.REAL and PRIMITIVES[op].arity <= 2
     ]
     if not ops:
         return None
@@ -248,11 +246,7 @@ def nudged(sampler: Sampler, program: Program, draws: Draws) -> Program | None:
     everyone = draws.chance(0.3)
     spread = draws.pick((0.1, 0.3, 0.8))
     return program.with_constants(
-        {
-            c.name: stepped(c, spread, draws)
-            for i, c in enumerate(constants)
-            if everyone or i == chosen
-        }
+        {c.name: stepped(c, spread, draws) for i, c in enumerate(constants) if everyone or i == chosen}
     )
 
 
@@ -330,8 +324,7 @@ def crossed(sampler: Sampler, mother: Program, father: Program, draws: Draws) ->
     gifts = [
         p
         for p in places(sampler, father)
-        if father.instructions[p.index].axes == step.axes
-        and father.instructions[p.index].kind is step.kind
+        if father.instructions[p.index].axes == step.axes and father.instructions[p.index].kind is step.kind
     ]
     if not gifts:
         return None

@@ -1,10 +1,10 @@
 """What are the gradients of many losses at once?
 
-Training one candidate after the other wastes the machine: a loss of twenty nodes costs forty calls on tiny tensors.
-Here the gradient programs of all losses of a call are merged into one list of instructions. What several losses have
-in common (the softmax, the probability of the true class, ...) is computed once for all their models; losses that
-differ only in constants run as one, with a constant a row; the rest runs on each loss's own rows. Samples are laid out
-last, so that reductions over a few classes are sums of long vectors.
+Training one candidate after the other wastes the machine: a loss of twenty nodes costs forty calls on tiny
+tensors. Here the gradient programs of all losses of a call are merged into one list of instructions. What
+several losses have in common (the softmax, the probability of the true class, ...) is computed once for all
+their models; losses that differ only in constants run as one, with a constant a row; the rest runs on each
+loss's own rows. Samples are laid out last, so that reductions over a few classes are sums of long vectors.
 """
 
 from __future__ import annotations

@@ -126,9 +126,7 @@ class Multiclass(Labelled):
         classes = input.shape[axis]
         weight = self.weight
         if weight is not None and weight.shape != (classes,):
-            raise ValueError(
-                f"`weight` must have shape ({classes},), but has {tuple(weight.shape)}."
-            )
+            raise ValueError(f"`weight` must have shape ({classes},), but has {tuple(weight.shape)}.")
         x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
         if input.ndim != 2:
             x = x.movedim(axis, -1).reshape(-1, classes)

@@ -102,9 +102,7 @@ class LossModule(Convention):
         constants = parts.program.constants
         marked = tuple(c for c in constants if c.learnable) or constants
         for c in marked:
-            self.register_parameter(
-                f"raw_{c.name}", nn.Parameter(unbounded(c.value, c.low, c.high))
-            )
+            self.register_parameter(f"raw_{c.name}", nn.Parameter(unbounded(c.value, c.low, c.high)))
         return marked
 
     @property
@@ -271,9 +269,7 @@ def module_for(program: Program, task: str, **arguments: Any) -> LossModule:
         names = [*known, *program.constant_values, *sorted(program.inputs)]
         raise UsageError(f"The loss takes no {unknown[0]!r}. It takes {', '.join(names)}.")
     build = cast(Any, kind)
-    return cast(
-        LossModule, build(program=program.with_constants(values), provided=provided, **arguments)
-    )
+    return cast(LossModule, build(program=program.with_constants(values), provided=provided, **arguments))
 
 
 def provided_value(p: Provided, value: Tensor | None, x: Tensor) -> Tensor:
@@ -297,9 +293,7 @@ def _checked(p: Provided, value: Tensor | float | None) -> Tensor | None:
     tensor = value.detach().clone() if isinstance(value, Tensor) else torch.as_tensor(value)
     tensor = tensor if tensor.is_floating_point() else tensor.float()
     if tensor.ndim != len(p.axes):
-        raise UsageError(
-            f"`{p.name}` must have {len(p.axes)} axes, but has shape {tuple(tensor.shape)}."
-        )
+        raise UsageError(f"`{p.name}` must have {len(p.axes)} axes, but has shape {tuple(tensor.shape)}.")
     return tensor
 
 

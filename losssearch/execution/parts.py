@@ -139,9 +139,7 @@ def _names(program: Program) -> dict[str, str]:
 def _joined(programs: Sequence[Program], names: dict[str, str]) -> Program:
     """Several programs as outputs of one instruction list, with the constants' given names."""
     first = programs[0]
-    constants = {
-        names[c.name]: replace(c, name=names[c.name]) for p in programs for c in p.constants
-    }
+    constants = {names[c.name]: replace(c, name=names[c.name]) for p in programs for c in p.constants}
     builder = Simplifier(first.signature, constants.values())
     outputs: list[int] = []
     for program in programs:

@@ -175,9 +175,7 @@ class _Block:
         seeds = [split.seed for split in self.data]
         model, outputs = self.setting.model, self.proxy.classes or 1
         if isinstance(model, MLP):
-            return StackedMLP(
-                model, self.setting, seeds, features - 1, outputs, self.rate, self.decay
-            )
+            return StackedMLP(model, self.setting, seeds, features - 1, outputs, self.rate, self.decay)
         return StackedModules(model, self.setting, seeds, outputs, self.rate, self.decay)
 
     def train(self) -> list[RunResult]:
@@ -220,9 +218,7 @@ class _Block:
     def _provided(self) -> dict[str, Tensor]:
         """`prior`, `count`, ... with a leading split dimension."""
         return {
-            name: torch.stack([torch.as_tensor(split.provided[name]) for split in self.data]).to(
-                self.device
-            )
+            name: torch.stack([torch.as_tensor(split.provided[name]) for split in self.data]).to(self.device)
             for name in self.data[0].provided
         }
 
@@ -314,9 +310,7 @@ class _Block:
                     found[key] = function(prediction, target).view(self.rate.shape)
         return found
 
-    def _results(
-        self, points: Sequence[tuple[int, dict[str, Tensor]]], finite: Tensor
-    ) -> list[RunResult]:
+    def _results(self, points: Sequence[tuple[int, dict[str, Tensor]]], finite: Tensor) -> list[RunResult]:
         headline = "test" if self.audit else "valid"
         seconds = (time.perf_counter() - self._started) / len(self.runs)
         tables = [(e, {name: t.tolist() for name, t in found.items()}) for e, found in points]

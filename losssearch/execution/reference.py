@@ -64,33 +64,20 @@ class Compiled:
                 self._steps.append(None)
                 continue
             function = (shortcuts or {}).get(step.op, row.torch)
-            if (
-                plain
-                and row.plain
-                and row.harmless
-                and row.harmless(*(ranges[i] for i in step.args))
-            ):
+            if plain and row.plain and row.harmless and row.harmless(*(ranges[i] for i in step.args)):
                 function = row.plain
             as_number = tuple(
-                program.instructions[i].kind is Kind.MASK
-                and k not in row.masks
-                and step.op != "any"
+                program.instructions[i].kind is Kind.MASK and k not in row.masks and step.op != "any"
                 for k, i in enumerate(step.args)
             )
             dims = dims_of(self._order, step) if row.form is not Form.ELEMENTWISE else None
             self._steps.append((function, step.args, as_number, dims))
         self._squeezes = [
-            tuple(
-                k - self._rank
-                for k in range(self._rank)
-                if not program.instructions[i].axes >> k & 1
-            )
+            tuple(k - self._rank for k in range(self._rank) if not program.instructions[i].axes >> k & 1)
             for i in program.outputs
         ]
 
-    def __call__(
-        self, inputs: Inputs, constants: Mapping[str, Tensor] | None = None
-    ) -> tuple[Tensor, ...]:
+    def __call__(self, inputs: Inputs, constants: Mapping[str, Tensor] | None = None) -> tuple[Tensor, ...]:
         values: list[Tensor] = []
         some = self._some(inputs)
         for step, ready in zip(self.program.instructions, self._steps, strict=True):
@@ -125,9 +112,7 @@ class Compiled:
     def _apply(self, ready: _Step, given: list[Tensor], dtype: torch.dtype) -> Tensor:
         function, _, as_number, dims = ready
         if True in as_number:
-            given = [
-                v.to(dtype) if number else v for v, number in zip(given, as_number, strict=True)
-            ]
+            given = [v.to(dtype) if number else v for v, number in zip(given, as_number, strict=True)]
         return function(*given) if dims is None else _over(function, given, dims)
 
     def terminal(
@@ -175,9 +160,7 @@ def dims_of(order: tuple[str, ...], step: Instruction) -> tuple[int, ...]:
     return tuple(order.index(axis) - rank for axis in names)
 
 
-def aligned(
-    signature: Signature, name: str, tensor: Tensor, order: tuple[str, ...] | None = None
-) -> Tensor:
+def aligned(signature: Signature, name: str, tensor: Tensor, order: tuple[str, ...] | None = None) -> Tensor:
     """An input at full rank in the given order of axes: size 1 for each axis that it lacks."""
     order = order or signature.axes
     axes = signature.inputs[name].axes
@@ -234,8 +217,7 @@ class LossGradient:
         return slope
 
 
-def loss_gradient(
-    program: Program, wrt: str, scale: float = 1.0, *, plain: bool = True
-) -> LossGradient:
+@lru_cache(maxsize=512)
+def loss_gradient(program: Program, wrt: str, scale: float = 1.0, *, plain: bool = True) -> LossGradient:
     """`scale` times the gradient of a loss in the input `wrt`, as a function of the inputs."""
     return LossGradient(program, wrt, scale, plain)

@@ -64,9 +64,7 @@ class _Twice:
 
 def probe(signature: Signature, generator: Generator, scale: float) -> dict[str, Tensor]:
     """Random inputs in fp64: predictions of that scale, hard labels, the rest in its range."""
-    return {
-        name: _drawn(item, signature, generator, scale) for name, item in signature.inputs.items()
-    }
+    return {name: _drawn(item, signature, generator, scale) for name, item in signature.inputs.items()}
 
 
 def _drawn(item: Input, signature: Signature, generator: Generator, scale: float) -> Tensor:
@@ -96,16 +94,12 @@ def _example(inputs: Mapping[str, Tensor], **values: float) -> dict[str, object]
     return {"inputs": {name: tensor.tolist() for name, tensor in inputs.items()}, **values}
 
 
-def _bent(
-    program: Program, run: _Twice, inputs: Mapping[str, Tensor], generator: Generator
-) -> Fact | None:
+def _bent(program: Program, run: _Twice, inputs: Mapping[str, Tensor], generator: Generator) -> Fact | None:
     """Above its chord at the middle."""
     import torch
 
     names = program.signature.predictions
-    moves = {
-        n: torch.randn(inputs[n].shape, generator=generator, dtype=torch.float64) for n in names
-    }
+    moves = {n: torch.randn(inputs[n].shape, generator=generator, dtype=torch.float64) for n in names}
     left = {**inputs, **{n: inputs[n] - moves[n] for n in names}}
     right = {**inputs, **{n: inputs[n] + moves[n] for n in names}}
     for value in (run, run.again):
@@ -115,14 +109,11 @@ def _bent(
     return Fact(
         Verdict.REFUTED,
         f"Between two predictions it is {middle:.6g}, above the mean {chord:.6g} of its ends.",
-        _example(left, middle=middle, chord=chord)
-        | {"other": {n: right[n].tolist() for n in names}},
+        _example(left, middle=middle, chord=chord) | {"other": {n: right[n].tolist() for n in names}},
     )
 
 
-def _grows(
-    program: Program, run: _Twice, inputs: Mapping[str, Tensor], generator: Generator
-) -> Fact | None:
+def _grows(program: Program, run: _Twice, inputs: Mapping[str, Tensor], generator: Generator) -> Fact | None:
     """Changes when every sample is given twice."""
     import torch
 
@@ -144,9 +135,7 @@ def _grows(
     )
 
 
-def _rises(
-    program: Program, run: _Twice, inputs: Mapping[str, Tensor], generator: Generator
-) -> Fact | None:
+def _rises(program: Program, run: _Twice, inputs: Mapping[str, Tensor], generator: Generator) -> Fact | None:
     """Rises along a small step of the true logit up (or, without classes, towards the target)."""
     signature = program.signature
     targets = [n for n, i in signature.inputs.items() if i.role is Role.TARGET]

@@ -90,9 +90,7 @@ class _Parameter:
         self.value.addcmul_(move, self.rate, value=-1 / (1 - _BETA1**step))
 
 
-def initial_weights(
-    model: MLP, features: int, outputs: int, seed: int
-) -> list[tuple[Tensor, Tensor]]:
+def initial_weights(model: MLP, features: int, outputs: int, seed: int) -> list[tuple[Tensor, Tensor]]:
     """Weights (out, in) and biases (out,) of each layer, drawn as `torch.nn.Linear` draws them.
 
     Returns:

@@ -160,11 +160,7 @@ class _Printer:
         steps = list(enumerate(self.steps))
         targets = {i for i, s in steps if s.op == INPUT and s.data == self.parts.target}
         minus = {i for i, s in steps if s.op == "neg" and s.args[0] in targets}
-        rests = {
-            i
-            for i, s in steps
-            if s.op == "add" and len(set(s.args) & minus) == 1 and self._has_one(s)
-        }
+        rests = {i for i, s in steps if s.op == "add" and len(set(s.args) & minus) == 1 and self._has_one(s)}
         found: dict[int, tuple[Callable[..., Any], int]] = {}
         for i, step in enumerate(self.steps):
             touched = [k for k, j in enumerate(step.args) if j in targets | minus | rests]
@@ -222,9 +218,7 @@ class _Printer:
         return self.out
 
     def _stem(self, step: Instruction) -> str:
-        return (
-            self.identifier("classes") if step.op == SIZE and step.data == "c" else self.fresh("v")
-        )
+        return self.identifier("classes") if step.op == SIZE and step.data == "c" else self.fresh("v")
 
     def _is_output(self, i: int) -> bool:
         return i in self.program.outputs
@@ -421,9 +415,7 @@ def _anatomy(
         statements = first.body
     line: ast.expr | None = None
     if len(statements) == 1 and isinstance(statements[0], ast.Return) and statements[0].value:
-        line = _Folder(missing, dims).visit(
-            ast.parse(ast.unparse(statements[0].value), mode="eval").body
-        )
+        line = _Folder(missing, dims).visit(ast.parse(ast.unparse(statements[0].value), mode="eval").body)
     bare: set[str] = set()
     for node in ast.walk(definition if line is None else line):
         if isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.value, ast.Name):
@@ -458,9 +450,7 @@ class _Folder(ast.NodeTransformer):
         return cast(ast.AST, self.visit(node.body if known else node.orelse))
 
 
-def _substituted(
-    line: ast.expr, ready: dict[str, ast.expr], dims: tuple[int, ...] | None
-) -> ast.expr:
+def _substituted(line: ast.expr, ready: dict[str, ast.expr], dims: tuple[int, ...] | None) -> ast.expr:
     class Substitute(ast.NodeTransformer):
         def visit_Name(self, node: ast.Name) -> ast.AST:
             if node.id == "dims" and dims is not None:

@@ -235,8 +235,7 @@ class _Writer:
                 some = ", ".join(f'"{self.names[c.name]}"' for c in self.learned)
                 body.append(f"    if learnable and name in ({some},):")
             body.append(
-                '        self.register_parameter(f"raw_{name}", '
-                "nn.Parameter(unbounded(value, low, high)))"
+                '        self.register_parameter(f"raw_{name}", nn.Parameter(unbounded(value, low, high)))'
             )
         head = "".join(f"        {a},\n" for a in arguments)
         text = textwrap.indent("\n".join(body), "        ")

@@ -30,9 +30,7 @@ def bounds(program: Program, *, any_input: bool = False) -> tuple[Interval, ...]
     constants = {c.name: c for c in program.constants}
     signature = program.signature
     for step in program.instructions:
-        found.append(
-            bound(signature, step, program.instructions, found, constants, any_input=any_input)
-        )
+        found.append(bound(signature, step, program.instructions, found, constants, any_input=any_input))
     return tuple(found)
 
 

@@ -76,9 +76,7 @@ class Candidate:
         if len(self.parts) == 1:
             return next(iter(self.parts.values()))
         if LOSS not in self.parts:
-            raise FormulaError(
-                f"the candidate has the parts {', '.join(self.parts)}, but no 'loss'"
-            )
+            raise FormulaError(f"the candidate has the parts {', '.join(self.parts)}, but no 'loss'")
         return self.parts[LOSS]
 
     @cached_property

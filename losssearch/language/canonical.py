@@ -75,8 +75,7 @@ def _renamed(program: Program) -> Program:
     return replace(
         program,
         instructions=tuple(
-            s._replace(data=new[str(s.data)]) if s.op == CONSTANT else s
-            for s in program.instructions
+            s._replace(data=new[str(s.data)]) if s.op == CONSTANT else s for s in program.instructions
         ),
         constants=tuple(replace(c, name=new[c.name]) for c in program.constants),
     )
@@ -356,11 +355,7 @@ class Simplifier(Builder):
     def _linear(self, op: str, args: tuple[int, ...], data: Data) -> int | None:
         """Sign, and factors that lack the summed axes, leave linear operations."""
         if op in ("like", "detach"):
-            return (
-                self.neg(self.apply(op, self._args(args[0]), data))
-                if self._is(args[0], "neg")
-                else None
-            )
+            return self.neg(self.apply(op, self._args(args[0]), data)) if self._is(args[0], "neg") else None
         over = self.signature.axes_of(data) if isinstance(data, tuple) else 0  # type: ignore[arg-type]
         outside: list[int] = []
         under: list[int] = []
@@ -506,11 +501,7 @@ def _log(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
             return b.neg(b.apply("softplus", b._args(b._args(other)[0])))
     if step.op == "dot":
         for weight, p in (step.args, step.args[::-1]):
-            if (
-                b._is(p, "exp")
-                and b._is(b._args(p)[0], "log_softmax")
-                and _has_some(b, weight, step.data)
-            ):
+            if b._is(p, "exp") and b._is(b._args(p)[0], "log_softmax") and _has_some(b, weight, step.data):
                 return b.apply("logsumexp", (b._args(p)[0], weight), step.data)
     return None
 
@@ -549,9 +540,9 @@ def _sum(b: Simplifier, args: tuple[int, ...], data: Data) -> int | None:
         return b.apply("dot", args, data)
     step = b._step(args[0])
     # A target is left alone: its sum is the natural weight of a sample, 0 where a label is missing.
-    if step.op != INPUT or b.signature.inputs[str(step.data)].role is not Role.TARGET:
-        if bnd.is_distribution(b.signature, b.instructions, args[0], data):
-            return b.literal(1.0)
+    target = step.op == INPUT and b.signature.inputs[str(step.data)].role is Role.TARGET
+    if not target and bnd.is_distribution(b.signature, b.instructions, args[0], data):
+        return b.literal(1.0)
     if step.op == "sum" and len(step.args) == 1:
         return b.apply("sum", step.args, _joined(b, step.data, data))
     if step.op == "mul":

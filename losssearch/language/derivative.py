@@ -8,8 +8,7 @@ differentiated again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 from losssearch.language.canonical import Simplifier, canonical
 from losssearch.language.formula import parse_term
@@ -19,7 +18,8 @@ from losssearch.language.signature import AxisSet
 from losssearch.language.term import INPUT, LITERAL, NAME, Term
 
 
-def gradient(program: Program, wrt: Sequence[str]) -> Program:
+@lru_cache(maxsize=512)  # several judges ask for the slope of the same candidate
+def gradient(program: Program, wrt: tuple[str, ...]) -> Program:
     """A program with one output for each input in `wrt`: the derivative of the scalar in it.
 
     Axes that an output lacks mean that the slope is the same along them.
@@ -66,7 +66,7 @@ def _template(rule: str) -> Term:
     return parse_term(rule)
 
 
-def _reached(program: Program, wrt: Sequence[str]) -> frozenset[int]:
+def _reached(program: Program, wrt: tuple[str, ...]) -> frozenset[int]:
     """The instructions that the inputs `wrt` can move."""
     reached: set[int] = set()
     for i, step in enumerate(program.instructions):

@@ -114,9 +114,7 @@ def facts(program: Program) -> Facts:
 # Bounds, sharper than those of the rewrites: constants have values and sums have an end.
 
 
-def ranges_of(
-    program: Program, *, anywhere: bool = False, longest: float = MAX_SIZE
-) -> tuple[Interval, ...]:
+def ranges_of(program: Program, *, anywhere: bool = False, longest: float = MAX_SIZE) -> tuple[Interval, ...]:
     """An interval an instruction.
 
     Args:
@@ -142,9 +140,7 @@ def ranges_of(
     return tuple(found)
 
 
-def _sharper(
-    program: Program, step: Instruction, found: list[Interval], longest: float
-) -> Interval | None:
+def _sharper(program: Program, step: Instruction, found: list[Interval], longest: float) -> Interval | None:
     """Sums over axes that end, and simplices; None where nothing is gained."""
     given = [found[i] for i in step.args]
     if not isinstance(step.data, tuple) or not given:
@@ -156,10 +152,7 @@ def _sharper(
             return iv.point(1.0)
         return _repeated(x, size)
     if step.op in ("sum", "dot"):
-        if any(
-            is_distribution(program.signature, program.instructions, i, step.data)
-            for i in step.args
-        ):
+        if any(is_distribution(program.signature, program.instructions, i, step.data) for i in step.args):
             return None
         return _repeated(iv.mul(x, given[1]), size)
     if step.op == "logsumexp":
@@ -262,8 +255,7 @@ def _blind_to(source: Program, slope: Program) -> tuple[str, ...]:
     return tuple(
         name
         for name, item in signature.inputs.items()
-        if (item.role in (Role.PREDICTION, Role.TARGET) and name not in source.inputs)
-        or name in flat
+        if (item.role in (Role.PREDICTION, Role.TARGET) and name not in source.inputs) or name in flat
     )
 
 
@@ -282,9 +274,7 @@ def _convex(program: Program, ranges: tuple[Interval, ...]) -> Fact:
     return Fact(Verdict.UNKNOWN, "The rules of composition do not decide.")
 
 
-def _bend(
-    program: Program, step: Instruction, bends: list[str], ranges: tuple[Interval, ...]
-) -> str:
+def _bend(program: Program, step: Instruction, bends: list[str], ranges: tuple[Interval, ...]) -> str:
     if step.op == INPUT:
         return _AFFINE if step.data in program.signature.predictions else _CONSTANT
     given = [bends[i] for i in step.args]
@@ -310,9 +300,7 @@ def _bend(
             return _power(given[0], where[0], where[1])
     row = PRIMITIVES[step.op]
     if row.curvature == _AFFINE:
-        return _joined(
-            [_scaled(bend, iv.point(sign)) for bend, sign in zip(given, row.rising, strict=False)]
-        )
+        return _joined([_scaled(bend, iv.point(sign)) for bend, sign in zip(given, row.rising, strict=False)])
     if row.curvature not in (_CONVEX, _CONCAVE):
         return _OPEN
     rising = row.rising or (0,) * len(given)

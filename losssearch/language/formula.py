@@ -167,22 +167,14 @@ class _Parser:
         term = self.expression(0)
         kind, value, position = self.token
         if kind != "end":
-            remedy = (
-                "One comparison at a time; use minimum(...) of two masks"
-                if value in _BINDING
-                else ""
-            )
-            raise self.error(
-                f"the formula should end here, but goes on with {value!r}", position, remedy
-            )
+            remedy = "One comparison at a time; use minimum(...) of two masks" if value in _BINDING else ""
+            raise self.error(f"the formula should end here, but goes on with {value!r}", position, remedy)
         return term
 
     def expression(self, binding: int) -> Term:
         self.nesting += 1
         if self.nesting > MAX_NESTING:
-            raise self.error(
-                f"nested deeper than {MAX_NESTING}", self.token[2], "Name a part: a = ...; ..."
-            )
+            raise self.error(f"nested deeper than {MAX_NESTING}", self.token[2], "Name a part: a = ...; ...")
         left = self.prefix()
         while True:
             kind, value, position = self.token
@@ -257,9 +249,7 @@ class _Parser:
                 raise self.error(
                     f"{name} needs the axes that it works over",
                     position,
-                    f"For two values it is {other}(x, y)"
-                    if other
-                    else f"For example {name}(x, 'n')",
+                    f"For two values it is {other}(x, y)" if other else f"For example {name}(x, 'n')",
                 )
         elif axes is not None:
             raise self.error(f"{name} takes no axes", position)

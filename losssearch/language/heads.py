@@ -105,18 +105,14 @@ class _Splitter:
     def split(self) -> Split | Coupled:
         builder = self.builder
         for step in self.source.instructions:
-            self.values.append(
-                builder.visit(step.op, [self.values[i] for i in step.args], step.data)
-            )
+            self.values.append(builder.visit(step.op, [self.values[i] for i in step.args], step.data))
             self.shares.append(self._share(step))
         share = self.shares[self.source.outputs[-1]]
         match share:
             case Coupled():
                 return share
             case _Sum():
-                return Coupled(
-                    f"It is a sum over '{self.axis}', not a mean, so it grows with the batch."
-                )
+                return Coupled(f"It is a sum over '{self.axis}', not a mean, so it grows with the batch.")
             case _Mean(body, weight, total):
                 pass
             case _:
@@ -142,9 +138,7 @@ class _Splitter:
         if step.op == INPUT:
             axes = set(self.signature.axes_names(step.axes))
             if crossed := axes & self.copies:
-                return Coupled(
-                    f"It compares samples with one another, along the axis {min(crossed)!r}."
-                )
+                return Coupled(f"It compares samples with one another, along the axis {min(crossed)!r}.")
             return _EACH if step.axes & self.bit else _FREE
         if step.op == SIZE and (step.data == self.axis or step.data in self.copies):
             return _Sum(self.builder.literal(1.0))
@@ -165,9 +159,7 @@ class _Splitter:
             return _EACH
         if step.axes & self.bit:
             return self._mixed(step)
-        return self._outside(step, shares) or Coupled(
-            f"It takes '{step.op}' of a value of the whole batch."
-        )
+        return self._outside(step, shares) or Coupled(f"It takes '{step.op}' of a value of the whole batch.")
 
     def _mixed(self, step: Instruction) -> Coupled:
         return Coupled(f"It takes '{step.op}' of one sample and a value of the whole batch.")
@@ -237,9 +229,7 @@ class _Splitter:
                 return self._added(left, right, values)
         return None
 
-    def _through(
-        self, op: str, share: _Share, values: list[int], place: int, data: Data
-    ) -> _Share | None:
+    def _through(self, op: str, share: _Share, values: list[int], place: int, data: Data) -> _Share | None:
         def under(index: int) -> int:
             return self.builder.apply(op, [*values[:place], index, *values[place + 1 :]], data)
 

@@ -151,16 +151,12 @@ def _number(value: float) -> _Text:
     binding = ATOM
     if exponent:
         power = f"10^{{{int(exponent)}}}"
-        digits, binding = (
-            (power, RAISED) if digits == "1" else (rf"{digits} \cdot {power}", MULTIPLIED)
-        )
+        digits, binding = (power, RAISED) if digits == "1" else (rf"{digits} \cdot {power}", MULTIPLIED)
     number = _Text(digits, binding)
     return _minus(number) if value < 0 else number
 
 
-def _step(
-    program: Program, step: Instruction, args: Sequence[_Text], names: dict[str, _Text]
-) -> _Text:
+def _step(program: Program, step: Instruction, args: Sequence[_Text], names: dict[str, _Text]) -> _Text:
     if step.op == LITERAL:
         return _number(float(str(step.data)))
     if step.op == SIZE:
@@ -202,9 +198,7 @@ def _filled(op: str, args: Sequence[_Text], axes: str = "") -> _Text:
         binding = MULTIPLIED if max(needs) else RAISED
         if op in ("square", "pow", "like"):
             binding = RAISED
-    texts = {
-        letter: _wrapped(arg, need) for letter, arg, need in zip("xyz", args, needs, strict=False)
-    }
+    texts = {letter: _wrapped(arg, need) for letter, arg, need in zip("xyz", args, needs, strict=False)}
     if binding == MULTIPLIED and args[-1].binding == OPEN and needs[-1] == OPEN:
         binding = OPEN
     return _Text(row.latex.format(**texts, axes=axes), binding)

@@ -56,8 +56,7 @@ class Constant:
             raise FormulaError(f"constant {self.name!r} must be finite, but is {self.value}")
         if not self.low <= self.value <= self.high:
             raise FormulaError(
-                f"constant {self.name!r} = {self.value:g} is outside its range "
-                f"[{self.low:g}, {self.high:g}]",
+                f"constant {self.name!r} = {self.value:g} is outside its range [{self.low:g}, {self.high:g}]",
                 remedy="Give a value inside, or widen the range",
             )
 
@@ -280,9 +279,7 @@ class Builder:
         raise self._error(
             f"no input, definition or constant is called {name!r}{_suggest(name, known)}",
             position,
-            f"Known names: {', '.join(known)}"
-            if not difflib.get_close_matches(name, known)
-            else "",
+            f"Known names: {', '.join(known)}" if not difflib.get_close_matches(name, known) else "",
         )
 
     def literal(self, value: Data, position: int = -1) -> int:
@@ -328,9 +325,7 @@ class Builder:
         data, axes = self._axes(row, args, data, position)
         return self._emit(op, args, data, row.result, axes, position)
 
-    def _axes(
-        self, row: Primitive, args: tuple[int, ...], data: Data, position: int
-    ) -> tuple[Data, AxisSet]:
+    def _axes(self, row: Primitive, args: tuple[int, ...], data: Data, position: int) -> tuple[Data, AxisSet]:
         """The operation's axes in declared order, and the axes of its value."""
         union = 0
         for i in args:

@@ -342,32 +342,19 @@ class Sampler:
         yield from self._leaves(want)
         for op, weight in self.grammar.primitives.items():
             row = PRIMITIVES[op]
-            if (
-                weight <= 0
-                or row.form is Form.COPY
-                or (row.result is Kind.MASK) != (want.kind is Kind.MASK)
-            ):
+            if weight <= 0 or row.form is Form.COPY or (row.result is Kind.MASK) != (want.kind is Kind.MASK):
                 continue
-            rules = (
-                _COMPARED if row.result is Kind.MASK and op != "any" else _SIGNS.get(op, _SAME_SIGN)
-            )
+            rules = _COMPARED if row.result is Kind.MASK and op != "any" else _SIGNS.get(op, _SAME_SIGN)
             fitting = [args for sign, args in rules if want.sign in (0, sign)]
             if want.sign == 0 and any(sign == 0 for sign, _ in rules):
                 fitting = [args for sign, args in rules if sign == 0]
             if op == "detach" and want.need & PREDICTION:
                 continue
             for signs in fitting:
-                kinds = [
-                    Kind.MASK if i in row.masks or op == "any" else Kind.REAL
-                    for i in range(len(signs))
-                ]
+                kinds = [Kind.MASK if i in row.masks or op == "any" else Kind.REAL for i in range(len(signs))]
                 shapes = list(self._shapes(op, row.form, want.axes, len(signs)))
                 needs = _needs(want.need, len(signs), op)
-                share = (
-                    weight
-                    / max(len(fitting) * len(needs), 1)
-                    / max(sum(s for s, _, _ in shapes), 1e-9)
-                )
+                share = weight / max(len(fitting) * len(needs), 1) / max(sum(s for s, _, _ in shapes), 1e-9)
                 for shape_weight, data, axes in shapes:
                     for need in needs:
                         args = tuple(map(Want, kinds, axes, signs, need))
@@ -484,8 +471,7 @@ class Sampler:
             fits = [
                 (1.0, p)
                 for p in self._table[want]
-                if max((self._least[a][1] for a in p.args), default=0)
-                < max(depth, self._least[want][1])
+                if max((self._least[a][1] for a in p.args), default=0) < max(depth, self._least[want][1])
             ]
         return list(accumulate(w for w, _ in fits)), [p for _, p in fits]
 
@@ -577,9 +563,7 @@ class Sampler:
         term = self.wrongness(draws, sketch)
         for chance in (0.5, 0.2):
             if draws.chance(chance):
-                term = self.filled(
-                    draws.pick(self._templates["rising"]), {"u": term}, draws, sketch
-                )
+                term = self.filled(draws.pick(self._templates["rising"]), {"u": term}, draws, sketch)
         if self._templates["weight"] and draws.chance(0.25):
             if draws.chance(0.7):
                 weight = self.filled(
@@ -624,9 +608,7 @@ class Sampler:
         templates = self._templates["weight"]
         if not (templates and self.right):
             return Term("mul", (drawn_constant(1, draws, sketch), term))
-        weight = self.filled(
-            draws.pick(templates), {"u": self.wrongness(draws, sketch)}, draws, sketch
-        )
+        weight = self.filled(draws.pick(templates), {"u": self.wrongness(draws, sketch)}, draws, sketch)
         return Term("mul", (weight, term))
 
     def _grown_small(self, want: Want, nodes: int, draws: Draws, sketch: Sketch) -> Term:
@@ -635,9 +617,7 @@ class Sampler:
         least, levels = self._least[want]
         return self._grow(want, max(size, least), max(4, levels), draws, sketch)
 
-    def filled(
-        self, template: Term, parts: Mapping[str, Term], draws: Draws, sketch: Sketch
-    ) -> Term:
+    def filled(self, template: Term, parts: Mapping[str, Term], draws: Draws, sketch: Sketch) -> Term:
         """A template with its holes filled; what is left over becomes a positive constant."""
         if template.op == NAME:
             known = parts.get(str(template.data))

@@ -1,7 +1,7 @@
 """How would a person write it? A proposal with its needless words taken out, definitions kept as they are.
 
-Mutation leaves `-(-(x))`, `c / 1` and `x + -y` behind. The canonical form is for machines: it expands `p_t` and
-`log_pt`. This is the same rewriting with the names left standing, and differences written as differences.
+Mutation leaves `-(-(x))`, `c / 1` and `x + -y` behind. The canonical form is for machines: it expands `p_t`
+and `log_pt`. This is the same rewriting with the names left standing, and differences written as differences.
 """
 
 from __future__ import annotations

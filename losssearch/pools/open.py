@@ -40,9 +40,7 @@ def open_pool(spec: str, *, tasks: Mapping[str, str] | None = None) -> Pool:
     if name == "processes" and (size is not None or not argument):
         return ProcessPool(size, tasks=tasks)
     if name in ("inline", "processes"):
-        raise UsageError(
-            f"Write 'inline', 'processes' or 'processes:4' for the pool, not {spec!r}."
-        )
+        raise UsageError(f"Write 'inline', 'processes' or 'processes:4' for the pool, not {spec!r}.")
     others = {point.name: point for point in entry_points(group=GROUP)}
     if name not in others:
         names = ", ".join(["inline", "processes", "processes:4", *sorted(others)])

@@ -86,18 +86,14 @@ class Worker:
         try:
             result = self.answer(json.loads(text))
             if not isinstance(result, dict):
-                raise TypeError(
-                    f"the task must return a dict, but returned {type(result).__name__}"
-                )
+                raise TypeError(f"the task must return a dict, but returned {type(result).__name__}")
             line = json.dumps({"outcome": Outcome.ANSWERED.name, "result": result, "detail": ""})
             if len(line) > ANSWER_LIMIT:
                 raise ValueError(f"the answer has {len(line)} bytes; the limit is {ANSWER_LIMIT}")
             return line
         except KeyboardInterrupt:
             raise
-        except (
-            BaseException
-        ) as error:  # sys.exit in a task is a failure of the task, not of the worker
+        except BaseException as error:  # sys.exit in a task is a failure of the task, not of the worker
             detail = sentence(error)
             retire = "CUDA" in detail or isinstance(error, MemoryError)
             failed = {"outcome": Outcome.FAILED.name, "result": None, "detail": detail}

@@ -126,9 +126,7 @@ def _one_hot(labels: NDArray[np.int64]) -> Floats:
     return np.eye(_CLASSES, dtype=np.float32)[labels]
 
 
-def _make(
-    seed: int, condition: str, rows: list[NDArray[np.int64]], labels: list[NDArray[np.int64]]
-) -> Split:
+def _make(seed: int, condition: str, rows: list[NDArray[np.int64]], labels: list[NDArray[np.int64]]) -> Split:
     x, _, _, _ = _data()
     parts = [
         (inputs, _one_hot(target))

@@ -97,9 +97,7 @@ def problem(noise: str, seed: int, condition: str = "default", stage: Stage = "s
     """The data sets of split number `seed`; true slopes and intercepts are standard normal."""
     law, n = NOISES[noise], _SAMPLES[condition]
     rng = generator("known-noise", noise, condition, stage, seed)
-    x = np.concatenate(
-        [np.ones((DATA_SETS, n, 1)), rng.normal(size=(DATA_SETS, n, SLOPES))], axis=-1
-    )
+    x = np.concatenate([np.ones((DATA_SETS, n, 1)), rng.normal(size=(DATA_SETS, n, SLOPES))], axis=-1)
     truth = rng.normal(size=(DATA_SETS, SLOPES + 1))
     y = np.einsum("bnk,bk->bn", x, truth) + law.draw(rng, (DATA_SETS, n))
     q, r = np.linalg.qr(x)
@@ -176,9 +174,7 @@ def fit(gradient: GradientFn, design: Tensor, target: Tensor, start: Tensor) -> 
     return total / _AVERAGED
 
 
-def train_known_noise(
-    noise: str, gradients: Sequence[GradientFn], runs: Sequence[Run]
-) -> list[RunResult]:
+def train_known_noise(noise: str, gradients: Sequence[GradientFn], runs: Sequence[Run]) -> list[RunResult]:
     """Fits every run's loss to its split's data sets; rate, decay and epochs are not used."""
     results: dict[int, RunResult] = {}
     groups: dict[tuple[int, str], list[int]] = {}
@@ -188,23 +184,18 @@ def train_known_noise(
         started = time.perf_counter()
         problems = [problem(noise, runs[i].split, condition, runs[i].stage) for i in members]
         design, target, start = (
-            torch.cat([getattr(p, name) for p in problems])
-            for name in ("design", "target", "start")
+            torch.cat([getattr(p, name) for p in problems]) for name in ("design", "target", "start")
         )
         try:
             with torch.no_grad():
                 found = fit(gradients[loss], design, target, start)
-            answers = [
-                _score(p, beta) for p, beta in zip(problems, found.split(DATA_SETS), strict=True)
-            ]
+            answers = [_score(p, beta) for p, beta in zip(problems, found.split(DATA_SETS), strict=True)]
         except Exception as error:  # whatever a loss does, the others go on
             answers = [RunResult(Outcome.FAILED, detail=f"{type(error).__name__}: {error}")]
             answers *= len(members)
         seconds = (time.perf_counter() - started) / len(members)
         for i, answer in zip(members, answers, strict=True):
-            results[i] = RunResult(
-                answer.outcome, answer.metric, answer.metrics, [], seconds, answer.detail
-            )
+            results[i] = RunResult(answer.outcome, answer.metric, answer.metrics, [], seconds, answer.detail)
     return [results[i] for i in range(len(runs))]
 
 

@@ -33,9 +33,7 @@ def error(prediction: Tensor, target: Tensor) -> Tensor:
         wrong = (prediction > 0).float() != target
     else:
         wrong = prediction.argmax(-1) != target.argmax(-1)
-    return torch.where(
-        torch.isfinite(prediction).flatten(1).all(-1), wrong.double().mean(1), torch.nan
-    )
+    return torch.where(torch.isfinite(prediction).flatten(1).all(-1), wrong.double().mean(1), torch.nan)
 
 
 def balanced_error(prediction: Tensor, target: Tensor) -> Tensor:

@@ -105,9 +105,7 @@ def _load_user(place: str, function: str, stamp: int) -> Proxy:
     except Exception as error:
         raise ProxyError(f"{name} raised {type(error).__name__}: {error}.") from error
     if not isinstance(proxy, Proxy):
-        raise ProxyError(
-            f"{name} returned a {type(proxy).__name__}. Return losssearch.proxies.task(...)."
-        )
+        raise ProxyError(f"{name} returned a {type(proxy).__name__}. Return losssearch.proxies.task(...).")
     return proxy
 
 
@@ -117,8 +115,7 @@ def _module(place: str) -> ModuleType:
             return importlib.import_module(place)
         except ImportError as error:
             raise ProxyError(
-                f"cannot import {place}: {error}. "
-                "Name a module that Python finds, or path/to/file.py."
+                f"cannot import {place}: {error}. Name a module that Python finds, or path/to/file.py."
             ) from error
     path = Path(place).expanduser().resolve()
     if not path.is_file():

@@ -130,9 +130,7 @@ def _split(
 
 
 PROXIES: Mapping[str, Callable[[], Proxy]] = {
-    "breast-cancer": partial(
-        _breast_cancer, 0.0, "breast-cancer", "Breast cancer, clean: a null control"
-    ),
+    "breast-cancer": partial(_breast_cancer, 0.0, "breast-cancer", "Breast cancer, clean: a null control"),
     "breast-cancer-noisy": partial(
         _breast_cancer, 0.3, "breast-cancer-noisy", "Breast cancer, 30 % of the labels wrong"
     ),

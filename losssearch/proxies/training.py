@@ -1,7 +1,7 @@
 """What does a worker do with a training job? Text in, numbers out.
 
-The job names proxy and space and carries formulas; nothing else crosses the process border. Formulas are parsed
-again here, by the same parser that reads what users write.
+The job names proxy and space and carries formulas; nothing else crosses the process border. Formulas are
+parsed again here, by the same parser that reads what users write.
 """
 
 from __future__ import annotations
@@ -48,9 +48,7 @@ def _program(space: str, formula: str, constants: Constants) -> Program:
 
 
 @lru_cache(maxsize=1024)
-def _gradient(
-    space: str, prediction: str, formula: str, constants: Constants, scale: float
-) -> GradientFn:
+def _gradient(space: str, prediction: str, formula: str, constants: Constants, scale: float) -> GradientFn:
     return loss_gradient(_program(space, formula, constants), prediction, scale)
 
 

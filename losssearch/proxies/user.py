@@ -85,9 +85,7 @@ def task(
     """
     where = f"task {name!r}"
     if space not in _METRICS:
-        raise ProxyError(
-            f"{where}: space={space!r} is unknown. Choose one of {', '.join(_METRICS)}."
-        )
+        raise ProxyError(f"{where}: space={space!r} is unknown. Choose one of {', '.join(_METRICS)}.")
     if optimiser not in ("sgd", "adam"):
         raise ProxyError(f"{where}: optimiser={optimiser!r} is unknown. Choose 'sgd' or 'adam'.")
     if better not in ("lower", "higher"):
@@ -98,8 +96,7 @@ def task(
         raise ProxyError(f"{where}: rates={rates!r} must be positive numbers. Leave them out?")
     if model is not None and not isinstance(model, MLP) and not callable(model):
         raise ProxyError(
-            f"{where}: model is a {type(model).__name__}. "
-            "Give a function that makes a torch.nn.Module."
+            f"{where}: model is a {type(model).__name__}. Give a function that makes a torch.nn.Module."
         )
     if not callable(data) and not (isinstance(data, tuple) and len(data) == 2):
         raise ProxyError(f"{where}: data must be (X, y) or a function that returns (X, y).")
@@ -239,8 +236,7 @@ def _metric_maker(
 
         goal = target.argmax(-1) if target.dim() == 3 else target
         found = [
-            float(metric(p, y))
-            for p, y in zip(prediction.cpu().numpy(), goal.cpu().numpy(), strict=True)
+            float(metric(p, y)) for p, y in zip(prediction.cpu().numpy(), goal.cpu().numpy(), strict=True)
         ]
         values = torch.tensor(found, dtype=torch.float64)
         return 1 - values if higher else values
@@ -284,9 +280,7 @@ def blackbox(
         ProxyError: The function does not take (loss, budget, seed, device).
     """
     if space not in SPACES:
-        raise ProxyError(
-            f"blackbox: space={space!r} is unknown. Choose one of {', '.join(SPACES)}."
-        )
+        raise ProxyError(f"blackbox: space={space!r} is unknown. Choose one of {', '.join(SPACES)}.")
     if better not in ("lower", "higher"):
         raise ProxyError(f"blackbox: better={better!r} is unknown. Choose 'lower' or 'higher'.")
 
@@ -298,10 +292,7 @@ def blackbox(
             )
 
         def custom(losses: Sequence[Any], runs: Sequence[Run]) -> list[RunResult]:
-            return [
-                _call(train, losses[run.loss], run, budget, device, better == "higher")
-                for run in runs
-            ]
+            return [_call(train, losses[run.loss], run, budget, device, better == "higher") for run in runs]
 
         return Proxy(
             name=title,

@@ -1,9 +1,9 @@
 """Is it a known loss up to one positive factor?
 
-Two losses are the *same* when their gradients in all differentiable inputs agree to 1e-8 on the stratified probes
-up to one factor common to all batches: the known result is credited. They are *step-size variants* when the factor
-changes from batch to batch (a squared cross entropy, a schedule in front of it): that is tagged, never called a
-discovery, but trained. Looking up costs two dictionary reads.
+Two losses are the *same* when their gradients in all differentiable inputs agree to 1e-8 on the stratified
+probes up to one factor common to all batches: the known result is credited. They are *step-size variants*
+when the factor changes from batch to batch (a squared cross entropy, a schedule in front of it): that is
+tagged, never called a discovery, but trained. Looking up costs two dictionary reads.
 """
 
 from __future__ import annotations

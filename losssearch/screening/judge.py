@@ -1,8 +1,8 @@
 """What a screen is: a judge that needs no training.
 
-A screen looks at a `Case`, one candidate with what cheaper screens found out about it, and returns a rejection or
-None. It may add to the case: its gradient on the probes, a flipped sign, a scale. One screen a file; the table in
-`pipeline.py` names them, cheapest first.
+A screen looks at a `Case`, one candidate with what cheaper screens found out about it, and returns a
+rejection or None. It may add to the case: its gradient on the probes, a flipped sign, a scale. One screen a
+file; the table in `pipeline.py` names them, cheapest first.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Is the gradient finite, alive, and aware of the target? Asked on the stratified probes.
 
-Finite everywhere, also at saturated predictions and in single precision. Not flat on *ordinary* predictions: a
-bounded loss may be flat where it is saturated. Not blind: other targets give other gradients. Twice the same
-batch gives the same value. If rising the loss would improve predictions, its sign is turned first.
+Finite everywhere, also at saturated predictions and in single precision. Not flat on *ordinary* predictions:
+a bounded loss may be flat where it is saturated. Not blind: other targets give other gradients. Twice the
+same batch gives the same value. If rising the loss would improve predictions, its sign is turned first.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Probe(Screen):
         ordinary = slope[probes.ordinary]
         if float(ordinary.abs().max()) < SMALLEST:
             return Rejection(Outcome.FLAT)
-        alive = (ordinary.abs() > SMALLEST).flatten(2).any(-1) if ordinary.ndim > 2 else ordinary.abs() > SMALLEST
+        alive = (
+            (ordinary.abs() > SMALLEST).flatten(2).any(-1) if ordinary.ndim > 2 else ordinary.abs() > SMALLEST
+        )
         if float(alive.double().mean()) < 0.1:
             return Rejection(Outcome.FLAT, "the gradient vanishes on nine samples of ten")
         if self._counts_samples(case):
@@ -71,5 +73,5 @@ class Probe(Screen):
         return not torch.allclose(once, again, rtol=1e-6, atol=1e-9)
 
     def _rises(self, slope: torch.Tensor, direction: torch.Tensor) -> bool:
-        """Whether most samples move the wrong way when the loss is descended, weighed by how much they move."""
+        """Whether descending the loss moves most samples the wrong way, weighed by how much they move."""
         return float((slope * direction).sum()) > 0

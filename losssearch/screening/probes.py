@@ -2,8 +2,8 @@
 
 Fixed batches in double precision, drawn from what the space declares of its inputs: predictions of every size
 from almost zero to the end of their range, right and wrong ones, even and skewed priors, several stages of
-training. They are *stratified* on purpose: on residuals drawn from N(0, 1), a Huber loss with a wide threshold
-equals the squared error to the last digit, and only larger residuals tell them apart.
+training. They are *stratified* on purpose: on residuals drawn from N(0, 1), a Huber loss with a wide
+threshold equals the squared error to the last digit, and only larger residuals tell them apart.
 
 Every batch is one entry of a leading population dimension, so that a loss sees all of them in one call.
 """
@@ -105,11 +105,15 @@ def _draw(
                 aligned[spec.name] = -np.sign(noise)
             else:
                 # Labels: half of the samples are pushed towards the right answer, half are left to chance.
-                push = (truth * 2 - 1) * scales.reshape(column) * (rng.random(shape[:2]) < 0.5).reshape(
-                    count, shape[1], *[1] * (len(shape) - 2)
+                push = (
+                    (truth * 2 - 1)
+                    * scales.reshape(column)
+                    * (rng.random(shape[:2]) < 0.5).reshape(count, shape[1], *[1] * (len(shape) - 2))
                 )
                 drawn[spec.name] = np.clip(noise + push, spec.low, spec.high)
-                aligned[spec.name] = truth - truth.mean(axis=-1, keepdims=True) if truth.ndim > 2 else truth * 2 - 1
+                aligned[spec.name] = (
+                    truth - truth.mean(axis=-1, keepdims=True) if truth.ndim > 2 else truth * 2 - 1
+                )
         elif spec.role is Role.SCHEDULE:
             drawn[spec.name] = np.broadcast_to(progress.reshape(column), shape).copy()
         elif spec.role is not Role.TARGET:

@@ -3,7 +3,8 @@
     scale = RMS over the probes of dL_reference/dprediction  /  RMS of dL/dprediction
 
 Predictions are those of an untrained or half-trained network (size about 1). Then one grid of learning rates
-serves every loss, and nobody wins by its units. Found once in double precision, stored, never renewed per step.
+serves every loss, and nobody wins by its units. Found once in double precision, stored, never renewed per
+step.
 """
 
 from __future__ import annotations

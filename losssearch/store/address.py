@@ -62,9 +62,7 @@ def parse(text: str) -> URL:
             f"{shown(url)}: not a SQLite URL. Write sqlite:///FILE with three slashes, "
             "four for an absolute path."
         )
-    raise StoreError(
-        f"{shown(url)}: {url.get_backend_name()!r} databases are not supported. {FORMS}."
-    )
+    raise StoreError(f"{shown(url)}: {url.get_backend_name()!r} databases are not supported. {FORMS}.")
 
 
 def shown(url: URL) -> str:
@@ -107,9 +105,7 @@ def check_file(path: Path, read_only: bool, create: bool) -> None:
     if head and head != SQLITE_MAGIC:
         raise StoreError(f"{path} is not a SQLite database. Give the path of another file.")
     if not read_only and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
-        raise StoreError(
-            f"{path} is read-only (the file or its folder). Make both writable, or copy it."
-        )
+        raise StoreError(f"{path} is read-only (the file or its folder). Make both writable, or copy it.")
 
 
 def open_engine(url: URL, read_only: bool, timeout_s: float) -> Engine:
@@ -135,8 +131,7 @@ def open_engine(url: URL, read_only: bool, timeout_s: float) -> Engine:
         )
     except (ImportError, NoSuchModuleError):
         raise StoreError(
-            f"{shown(url)}: the driver 'psycopg' is not installed. "
-            'Run: pip install "psycopg[binary]".'
+            f"{shown(url)}: the driver 'psycopg' is not installed. Run: pip install \"psycopg[binary]\"."
         ) from None
     if read_only:
         engine = engine.execution_options(postgresql_readonly=True)

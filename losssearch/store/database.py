@@ -27,9 +27,7 @@ class Database:
         self._file = address.file_of(address_url)
 
     @classmethod
-    def open(
-        cls, url: str, read_only: bool = False, create: bool = True, timeout_s: float = 30.0
-    ) -> Self:
+    def open(cls, url: str, read_only: bool = False, create: bool = True, timeout_s: float = 30.0) -> Self:
         """Open a store; make it, or bring it up to date, where needed.
 
         Args:

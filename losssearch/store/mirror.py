@@ -64,9 +64,7 @@ class Mirror:
         fast: False forbids the bulk inserts, for the test that compares both ways.
     """
 
-    def __init__(
-        self, store: Store, search: SearchRow, cap: int = CAP, *, fast: bool = True
-    ) -> None:
+    def __init__(self, store: Store, search: SearchRow, cap: int = CAP, *, fast: bool = True) -> None:
         self._store, self._search, self._cap = store, search, cap
         self._fast = fast
         self._storage: RDBStorage | None = None
@@ -163,9 +161,7 @@ class Mirror:
     def _create(self, storage: RDBStorage) -> int:
         import optuna
 
-        study = optuna.create_study(
-            storage=storage, study_name=self._search.name, direction="minimize"
-        )
+        study = optuna.create_study(storage=storage, study_name=self._search.name, direction="minimize")
         study.set_metric_names(["score"])
         study.set_user_attr(OWNER, self._search.name)
         for key in ("space", "proxy", "controller", "seed"):
@@ -424,14 +420,10 @@ def trial_of(
 # Optuna's tables.
 
 
-def _new_ids(
-    connection: Connection, table: str, column: str, count: int, above: int = 0
-) -> list[int]:
+def _new_ids(connection: Connection, table: str, column: str, count: int, above: int = 0) -> list[int]:
     """So many free primary keys: from PostgreSQL's sequence, or after the last one of SQLite."""
     if connection.dialect.name == "postgresql":
-        query = text(
-            "SELECT nextval(pg_get_serial_sequence(:table, :column)) FROM generate_series(1, :n)"
-        )
+        query = text("SELECT nextval(pg_get_serial_sequence(:table, :column)) FROM generate_series(1, :n)")
         values = {"table": table, "column": column, "n": count}
         return [int(value) for value in connection.execute(query, values).scalars()]
     last = connection.execute(text(f"SELECT max({column}) FROM {table}")).scalar() or 0
@@ -471,9 +463,7 @@ def _optuna_rows(
         )
         for objective, value in enumerate(trial.values or []):
             stored, kind = value_of(value)
-            values.append(
-                {"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind}
-            )
+            values.append({"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
         for name, value in trial.params.items():
             distribution = trial.distributions[name]
             params.append(

@@ -238,8 +238,7 @@ class Reader(Database):
             board = self.leaderboard(name, limit=1, offset=rank - 1) if rank else []
             if not board:
                 raise UsageError(
-                    f"{reference!r}: the leaderboard of {name!r} has no rank {rank}. "
-                    f"Ranks count from 1."
+                    f"{reference!r}: the leaderboard of {name!r} has no rank {rank}. Ranks count from 1."
                 )
             return Found(board[0].candidate, name, board[0].proposal)
         if match := re.fullmatch(r"(.+)@(\d{1,9})", reference):
@@ -247,8 +246,7 @@ class Reader(Database):
             proposals = self.proposals(name, start=number, limit=1)
             if not proposals or proposals[0].number != number:
                 raise UsageError(
-                    f"{reference!r}: {name!r} has {self.search(name).proposals} proposals, "
-                    f"counted from 0."
+                    f"{reference!r}: {name!r} has {self.search(name).proposals} proposals, counted from 0."
                 )
             key = proposals[0].candidate_key
             return Found(self.candidates([key])[key], name, proposals[0])

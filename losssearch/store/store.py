@@ -66,9 +66,7 @@ __all__ = [
 ]
 
 # Keys of a search's config that may differ on resume: they change what it costs, not what it finds.
-MAY_CHANGE = frozenset(
-    {"rounds", "budget", "seconds", "pool", "workers", "deadline_s", "mirror", "notes"}
-)
+MAY_CHANGE = frozenset({"rounds", "budget", "seconds", "pool", "workers", "deadline_s", "mirror", "notes"})
 T = TypeVar("T")
 ACCIDENTS = ("TIMEOUT", "DIED")  # say something about the machine, not about the loss
 
@@ -286,9 +284,7 @@ class Store(Reader):
         audit = AuditRow(datetime.now(UTC), protocol, list(rows), dict(summary or {}))
         values = _values(audit) | {"search_id": search.id}
         self.write(
-            lambda connection: connection.execute(
-                _insert(connection, AUDIT).on_conflict_do_nothing(), values
-            )
+            lambda connection: connection.execute(_insert(connection, AUDIT).on_conflict_do_nothing(), values)
         )
         return audit
 
@@ -338,9 +334,7 @@ def _values(row: Any) -> dict[str, Any]:
     return {name: getattr(row, name) for name in row.__dataclass_fields__}
 
 
-def _compare(
-    stored: SearchRow, wanted: Mapping[str, Any], config: Any, may_change: Collection[str]
-) -> None:
+def _compare(stored: SearchRow, wanted: Mapping[str, Any], config: Any, may_change: Collection[str]) -> None:
     """Raises UsageError when a resumed search would not be the stored one."""
     for name, value in wanted.items():
         if getattr(stored, name) != value:
@@ -368,10 +362,7 @@ def _add(connection: Connection, candidates: Sequence[CandidateRow]) -> int:
         for name in ("name", "source", "scale")
     }
     lacking = or_(
-        *(
-            and_(CANDIDATE.c[name].is_(None), statement.excluded[name].is_not(None))
-            for name in filled
-        )
+        *(and_(CANDIDATE.c[name].is_(None), statement.excluded[name].is_not(None)) for name in filled)
     )
     facts = and_(CANDIDATE.c.facts == {}, statement.excluded.facts != {})
     known: set[str] = set()
@@ -432,9 +423,7 @@ def _rescore(connection: Connection, search: SearchRow, change: ScoreUpdate) -> 
     credit = connection.execute(select(PROPOSAL.c.credit).where(this)).scalar()
     if credit is None:
         raise UsageError(f"{search.name!r} has no proposal {change.number} to give a score.")
-    connection.execute(
-        update(PROPOSAL).where(this).values(outcome=change.outcome, detail=change.detail)
-    )
+    connection.execute(update(PROPOSAL).where(this).values(outcome=change.outcome, detail=change.detail))
     copies = and_(of_search, PROPOSAL.c.credit == credit)
     values = {
         "rung": change.rung,
@@ -458,10 +447,7 @@ def _log(
     events: Sequence[tuple[str, Mapping[str, Any]]],
     now: datetime,
 ) -> None:
-    rows = [
-        {"search_id": search_id, "at": now, "kind": kind, "payload": payload}
-        for kind, payload in events
-    ]
+    rows = [{"search_id": search_id, "at": now, "kind": kind, "payload": payload} for kind, payload in events]
     if rows:
         connection.execute(insert(EVENT), rows)
 

@@ -65,8 +65,6 @@ def test_a_constant_difference_is_certain() -> None:
         ([0.1, 0.2], (0, 1), "train_size"),
     ],
 )
-def test_bad_arguments_say_what_to_do(
-    differences: list[float], sizes: tuple[int, int], words: str
-) -> None:
+def test_bad_arguments_say_what_to_do(differences: list[float], sizes: tuple[int, int], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         corrected_t_test(differences, *sizes)

@@ -78,9 +78,7 @@ def test_a_constant_that_is_no_number_is_refused(value):
 
 
 def test_an_unknown_constant_is_told_with_the_likely_one():
-    with pytest.raises(
-        UsageError, match=r"'focal' has no constant 'gama'\. Did you mean 'gamma'\?"
-    ):
+    with pytest.raises(UsageError, match=r"'focal' has no constant 'gama'\. Did you mean 'gamma'\?"):
         with_constants(find("focal")[1], {"gama": 2.0})
     with pytest.raises(UsageError, match=r"no constant 'x'\. It has none\."):
         with_constants(find("mse")[1], {"x": 2.0})

@@ -134,9 +134,7 @@ class ControllerContract:
         assert proposals[0].origin == "start: cross_entropy"
         assert [p.number for p in proposals] == [0, 1, 2]
 
-    def test_every_proposal_is_well_typed_and_inside_the_limits(
-        self, make: Make, multiclass: Space
-    ) -> None:
+    def test_every_proposal_is_well_typed_and_inside_the_limits(self, make: Make, multiclass: Space) -> None:
         controller = make(multiclass, start_of(multiclass), 1)
         for _ in range(3):
             proposals = controller.ask(25)
@@ -151,9 +149,7 @@ class ControllerContract:
                 assert {"logits", "target"} <= program.inputs
                 assert all(c.low <= c.value <= c.high for c in program.constants)
 
-    def test_hardly_a_proposal_is_canonically_a_duplicate(
-        self, make: Make, multiclass: Space
-    ) -> None:
+    def test_hardly_a_proposal_is_canonically_a_duplicate(self, make: Make, multiclass: Space) -> None:
         controller = make(multiclass, start_of(multiclass), 2)
         keys = []
         for _ in range(4):
@@ -175,9 +171,7 @@ class ControllerContract:
         assert len(controller.ask(5)) == 5
         assert controller.ask(0) == []
 
-    def test_it_goes_on_after_a_restart_as_if_nothing_had_been(
-        self, make: Make, multiclass: Space
-    ) -> None:
+    def test_it_goes_on_after_a_restart_as_if_nothing_had_been(self, make: Make, multiclass: Space) -> None:
         start = start_of(multiclass)
         first = make(multiclass, start, 4)
         for _ in range(3):
@@ -193,9 +187,7 @@ class ControllerContract:
             for controller in (first, second):
                 controller.tell([scored(p, made_up(p)) for p in mine])
 
-    def test_proposals_do_not_depend_on_how_they_are_asked_for(
-        self, make: Make, multiclass: Space
-    ) -> None:
+    def test_proposals_do_not_depend_on_how_they_are_asked_for(self, make: Make, multiclass: Space) -> None:
         pair = [make(multiclass, start_of(multiclass), 5) for _ in range(2)]
         for controller in pair:
             controller.tell([scored(p, made_up(p)) for p in controller.ask(20)])
@@ -210,9 +202,7 @@ class ControllerContract:
         with pytest.raises(UsageError, match="does not fit"):
             make(multiclass, [], 0).restore({"number": 3})
 
-    def test_it_finds_a_known_optimum_that_blind_choice_would_miss(
-        self, make: Make, small: Space
-    ) -> None:
+    def test_it_finds_a_known_optimum_that_blind_choice_would_miss(self, make: Make, small: Space) -> None:
         aim = aim_of(small)
         best = 1.0
         for seed in range(3):

@@ -144,9 +144,7 @@ def test_the_loss_keeps_the_contract(
     space, loss = pair
     checks = [c for c in CHECKS if c not in SLOW | BEYOND.get(loss.name, set())]
     build = partial(MODULES[space.task], program=loss.program)
-    report = check_loss(
-        build if kind == "module" else exported(space, loss), space.task, only=checks
-    )
+    report = check_loss(build if kind == "module" else exported(space, loss), space.task, only=checks)
     assert report.passed, str(report)
 
 
@@ -160,9 +158,7 @@ def test_compilers_take_the_loss(
     if kind == "module" and loss.name not in ("focal", "bce", "huber"):
         pytest.skip("one loss a task suffices: the module's code is the same")
     build = partial(MODULES[space.task], program=loss.program)
-    report = check_loss(
-        build if kind == "module" else exported(space, loss), space.task, only=sorted(SLOW)
-    )
+    report = check_loss(build if kind == "module" else exported(space, loss), space.task, only=sorted(SLOW))
     assert report.passed, str(report)
 
 

@@ -332,9 +332,7 @@ class TestProcessPool(WorkerPoolContract):
         assert do(pool, "echo").outcome is Outcome.ANSWERED
 
     def test_the_end_of_a_worker_is_told_in_its_own_words(self, pool: Pool) -> None:
-        assert do(pool, "exit_hard").detail == (
-            "The worker exited with code 7. Its last words: out of ideas"
-        )
+        assert do(pool, "exit_hard").detail == ("The worker exited with code 7. Its last words: out of ideas")
         assert do(pool, "segfault").detail == "The worker was killed by SIGSEGV."
 
     def test_ctrl_c_reaches_the_driver_only_and_leaves_nothing(self, tmp_path: Path) -> None:

@@ -41,17 +41,13 @@ AUDIT = [
 
 def losses() -> list[CandidateRow]:
     constants = {"c0": 0.5}
-    programs = [
-        parse(text, SPACE.signature, constants if "c0" in text else None) for text in FORMULAS
-    ]
+    programs = [parse(text, SPACE.signature, constants if "c0" in text else None) for text in FORMULAS]
     return [candidate_row(program, SPACE, scale=2.0) for program in programs]
 
 
 def training(key: str, split: int) -> EvaluationRow:
     run = {"split": split, "rate": 0.1, "decay": 0, "condition": "default", "stage": "search"}
-    return EvaluationRow(
-        key, "digits-noisy", "p", run_text(run), "SCORED", 0.2, curve=[[5, 0.4], [10, 0.2]]
-    )
+    return EvaluationRow(key, "digits-noisy", "p", run_text(run), "SCORED", 0.2, curve=[[5, 0.4], [10, 0.2]])
 
 
 def fill(url: str, *, mirror: bool = False) -> list[str]:

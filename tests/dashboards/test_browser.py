@@ -17,9 +17,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:
-        pytest.skip(
-            "Chromium is not installed (Debian: chromium): no page was opened in a browser."
-        )
+        pytest.skip("Chromium is not installed (Debian: chromium): no page was opened in a browser.")
     api = pytest.importorskip(
         "playwright.sync_api", reason="Playwright is not installed: no page was opened."
     )

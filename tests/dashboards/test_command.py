@@ -67,9 +67,7 @@ def test_a_host_that_is_none_is_an_error() -> None:
 
 def test_another_host_is_warned_about(database: str) -> None:
     words = [*COMMAND, "--storage", database, "--port", "0", "--host", "0.0.0.0"]
-    with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as server:
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:
             assert "whoever reaches 0.0.0.0 can read this database" in server.stderr.readline()

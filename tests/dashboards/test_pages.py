@@ -72,9 +72,7 @@ class TestSearch:
 
 
 class TestLoss:
-    def test_it_shows_formula_curves_facts_parents_and_learning(
-        self, site: Site, keys: list[str]
-    ) -> None:
+    def test_it_shows_formula_curves_facts_parents_and_learning(self, site: Site, keys: list[str]) -> None:
         page = site.ask("/losses/demo/1").text
         for words in (
             'class="formula"', "\\operatorname", "clip-curve-2", "half-way", "cross entropy",
@@ -143,9 +141,7 @@ class TestWhatIsNotThere:
     def test_a_near_miss_is_told(self, site: Site) -> None:
         assert "Did you mean &#39;demo&#39;?" in site.ask("/losses/demoo").text
 
-    def test_a_database_that_goes_away_is_a_friendly_503_until_it_is_back(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_database_that_goes_away_is_a_friendly_503_until_it_is_back(self, tmp_path: Path) -> None:
         url, file = f"sqlite:///{tmp_path}/l.db", tmp_path / "l.db"
         fill(url)
         with serving(url) as site:

@@ -183,9 +183,7 @@ def test_a_diverged_run_leaves_its_neighbours_bit_identical() -> None:
 
 def test_a_rate_that_blows_up_leaves_the_other_rates_bit_identical() -> None:
     task = Task(classes=None, prediction="pred")
-    low, high = (
-        train_population(task, [squares], [Run(0, 0, 0.01), Run(0, 0, r)]) for r in (0.02, 1e9)
-    )
+    low, high = (train_population(task, [squares], [Run(0, 0, 0.01), Run(0, 0, r)]) for r in (0.02, 1e9))
     assert high[1].outcome is Outcome.DIVERGED
     assert high[0].curve == low[0].curve
 
@@ -270,9 +268,7 @@ def test_a_module_of_linear_layers_equals_plain_sgd() -> None:
         nn.functional.cross_entropy(model(x[batch]), y[batch].argmax(1)).backward()
         optimiser.step()
     vx, vy = (torch.from_numpy(part) for part in data.valid)
-    assert result.metric == pytest.approx(
-        float(spread(model(vx)[None].detach(), vy[None])), rel=1e-4
-    )
+    assert result.metric == pytest.approx(float(spread(model(vx)[None].detach(), vy[None])), rel=1e-4)
 
 
 def test_running_statistics_are_why_models_run_one_by_one() -> None:

@@ -28,9 +28,7 @@ def test_a_population_is_a_loop(program: Program, shared: bool) -> None:
         for name in ("target", "prior", "progress"):
             stacked[name] = members[0][name]
             members = [{**m, name: members[0][name]} for m in members]
-    values = {
-        c.name: torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64) for c in run.program.constants
-    }
+    values = {c.name: torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64) for c in run.program.constants}
     [together] = run(stacked, values)
     together = together.double()
     for k, member in enumerate(members):

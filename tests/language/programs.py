@@ -48,9 +48,7 @@ def space() -> Signature:
 
 SPACE = space()
 _UNARY = [n for n, r in PRIMITIVES.items() if not r.has_axes and r.arity == 1]
-_BINARY = [
-    n for n, r in PRIMITIVES.items() if not r.has_axes and r.arity == 2 and r.result is Kind.REAL
-]
+_BINARY = [n for n, r in PRIMITIVES.items() if not r.has_axes and r.arity == 2 and r.result is Kind.REAL]
 _COMPARE = ["greater", "greater_equal", "less", "less_equal", "equal"]
 _LITERALS = [0.0, 1.0, -1.0, 2.0, 0.5, 3.0, 1e-6, -0.25, 10.0]
 
@@ -76,9 +74,7 @@ def terms(draw: st.DrawFn, depth: int = 4, detach: bool = True) -> tuple[Term, i
     if form == "d":
         y, more = draw(smaller)
         over = _some(draw, axes | more)
-        return (
-            (Term("dot", (x, y), over), (axes | more) & ~SPACE.axes_of(over)) if over else (x, axes)
-        )
+        return (Term("dot", (x, y), over), (axes | more) & ~SPACE.axes_of(over)) if over else (x, axes)
     if form == "l":
         moves = [
             (to, origin)
@@ -93,9 +89,7 @@ def terms(draw: st.DrawFn, depth: int = 4, detach: bool = True) -> tuple[Term, i
     if form == "a":
         over = _some(draw, axes)
         return (
-            (Term(draw(st.sampled_from(["softmax", "log_softmax"])), (x,), over), axes)
-            if over
-            else (x, axes)
+            (Term(draw(st.sampled_from(["softmax", "log_softmax"])), (x,), over), axes) if over else (x, axes)
         )
     op = draw(st.sampled_from(["sum", "mean", "max", "min", "logsumexp"]))
     args: tuple[Term, ...] = (x,)

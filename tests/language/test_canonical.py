@@ -101,9 +101,7 @@ def test_two_constants_that_change_places_are_no_difference() -> None:
         ("sum(u**0, 'n')", 5.0),
     ],
 )
-def test_a_sum_over_an_axis_that_a_rewrite_removed_still_counts_it(
-    text: str, expected: float
-) -> None:
+def test_a_sum_over_an_axis_that_a_rewrite_removed_still_counts_it(text: str, expected: float) -> None:
     assert float(evaluate(program(text), inputs(0))) == pytest.approx(expected, abs=1e-12)
 
 

@@ -135,8 +135,7 @@ def test_what_is_proved_holds_on_random_losses(program: Program) -> None:
         assert not bool(run(better)[0].double() - value > 1e-9 * (1 + value.abs()))
     if known.batch_free:
         double = {
-            k: torch.cat([v, v]) if v.ndim and k != "prior" and k != "pairs" else v
-            for k, v in data.items()
+            k: torch.cat([v, v]) if v.ndim and k != "prior" and k != "pairs" else v for k, v in data.items()
         }
         double["pairs"] = torch.ones(10, 10, dtype=torch.bool)
         twice = run(double)[0].double()

@@ -43,8 +43,7 @@ def test_any_text_is_a_program_or_a_formula_error(text: str) -> None:
         "1+" * 9_000 + "1",
         "x" * 1_000_000,
         "p_t+" * 250_000,
-        "".join(f"a{i} = {'p_t' if not i else f'a{i - 1} + a{i - 1}'}; " for i in range(60))
-        + "a59",
+        "".join(f"a{i} = {'p_t' if not i else f'a{i - 1} + a{i - 1}'}; " for i in range(60)) + "a59",
         "where(" + "p_t > 0, " * 2_000 + "0)",
         "'" * 20_000,
         "mean(p_t, '" + "n " * 9_000 + "')",

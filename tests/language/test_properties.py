@@ -76,9 +76,7 @@ def test_the_canonical_form_has_the_written_value(
 
 @relaxed
 @given(programs(), st.integers(0, 3), st.sampled_from([1.0, 30.0, 100.0]), st.booleans())
-def test_the_gradient_program_equals_autograd(
-    program: Program, seed: int, scale: float, soft: bool
-) -> None:
+def test_the_gradient_program_equals_autograd(program: Program, seed: int, scale: float, soft: bool) -> None:
     given_inputs = inputs(seed, scale, soft)
     names = ("logits", "u")
     expected = autograd(canonical(program), given_inputs, names)

@@ -158,6 +158,4 @@ def test_the_head_is_recognised(signature: Signature) -> None:
 
 def test_a_head_without_a_body_is_refused(signature: Signature) -> None:
     with pytest.raises(FormulaError, match="no `body`"):
-        Sampler(
-            Grammar(signature, {"add": 1.0}, ("p_t",), frozenset({0, 1}), head="mean(p_t, 'n')")
-        )
+        Sampler(Grammar(signature, {"add": 1.0}, ("p_t",), frozenset({0, 1}), head="mean(p_t, 'n')"))

@@ -74,17 +74,13 @@ def test_asymmetric_laplace_noise_is_fitted_best_by_its_pinball_loss() -> None:
     found = load_proxy("known-noise-asymmetric-laplace").train(losses, runs)
     errors = np.reshape([r.metric or np.inf for r in found], (3, -1)).mean(1)
     assert errors.argmin() == 2
-    assert (
-        1 / errors[2] > 0.7
-    )  # at 400 samples, as for least absolute residuals under Laplace noise
+    assert 1 / errors[2] > 0.7  # at 400 samples, as for least absolute residuals under Laplace noise
 
 
 def test_squares_are_fitted_as_by_least_squares() -> None:
     p = problem("cauchy", 0)
     found = fit(LOSSES["mse"], p.design, p.target, p.start)
-    exact = torch.linalg.lstsq(p.design.transpose(1, 2), p.target.unsqueeze(-1)).solution.squeeze(
-        -1
-    )
+    exact = torch.linalg.lstsq(p.design.transpose(1, 2), p.target.unsqueeze(-1)).solution.squeeze(-1)
     assert torch.allclose(found, exact, rtol=1e-7, atol=1e-7)
 
 

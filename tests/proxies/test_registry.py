@@ -151,9 +151,7 @@ def test_a_users_module_and_metric_are_trained_and_measured() -> None:
         assert prediction.shape == (len(target), 3)
         return 0.5
 
-    proxy = task(
-        data=lambda: (x, y), model=lambda: nn.Linear(5, 3), metric=half, better="higher", budget=1
-    )
+    proxy = task(data=lambda: (x, y), model=lambda: nn.Linear(5, 3), metric=half, better="higher", budget=1)
 
     def gradient(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         return torch.softmax(inputs["logits"], -1) - inputs["target"]

@@ -68,9 +68,7 @@ def test_a_factor_or_an_offset_makes_no_new_loss(text):
     assert verdict.rejection.outcome in (Outcome.EQUIVALENT, Outcome.DUPLICATE)
 
 
-@pytest.mark.parametrize(
-    "text", ["square(mean(-log_pt, 'n'))", "mean(-log_pt, 'n') * (2 - progress)"]
-)
+@pytest.mark.parametrize("text", ["square(mean(-log_pt, 'n'))", "mean(-log_pt, 'n') * (2 - progress)"])
 def test_a_step_size_variant_is_tagged_but_not_credited(text):
     verdict = judged(text, known=["cross_entropy"])
     assert verdict.rejection is None

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from losssearch.search import Search
+from losssearch.store.store import Store
 
 TASKS = Path(__file__).parent / "tasks.py"
 
@@ -29,3 +30,18 @@ def search(tmp_path):
         return Search(**{**given, **changes})
 
     return make
+
+
+def content(storage, name):
+    """All that a search found, without times."""
+    with Store.open(storage, read_only=True) as store:
+        proposals = [
+            (p.number, p.candidate_key, p.formula, p.outcome, p.score, p.rung, p.origin, p.same_as)
+            for p in store.proposals(name)
+        ]
+        keys = [p[1] for p in proposals]
+        runs = {
+            key: {run: row.metric for run, row in rows.items()}
+            for key, rows in store.evaluations(keys, "points").items()
+        }
+    return proposals, runs

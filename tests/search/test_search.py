@@ -11,23 +11,9 @@ import torch
 from losssearch.errors import LossSearchError, ProxyError, StoreError, UsageError
 from losssearch.search import CHOSEN
 from losssearch.store.store import Store
+from tests.search.conftest import content
 
 TASKS = Path(__file__).parent / "tasks.py"
-
-
-def content(storage, name):
-    """All that a search found, without times."""
-    with Store.open(storage, read_only=True) as store:
-        proposals = [
-            (p.number, p.candidate_key, p.formula, p.outcome, p.score, p.rung, p.origin, p.same_as)
-            for p in store.proposals(name)
-        ]
-        keys = [p[1] for p in proposals]
-        runs = {
-            key: {run: row.metric for run, row in rows.items()}
-            for key, rows in store.evaluations(keys, "points").items()
-        }
-    return proposals, runs
 
 
 def test_a_search_ends_with_a_module_that_trains(search):
@@ -60,9 +46,7 @@ def test_every_proposal_has_an_outcome_and_every_screen_a_count(search):
 
 def test_the_same_seed_finds_the_same_whatever_the_pool(search, tmp_path):
     first = search(storage=f"sqlite:///{tmp_path}/a.db", controller="evolution")
-    second = search(
-        storage=f"sqlite:///{tmp_path}/b.db", controller="evolution", workers="processes:2"
-    )
+    second = search(storage=f"sqlite:///{tmp_path}/b.db", controller="evolution", workers="processes:2")
     first.run(candidates=80)
     second.run(candidates=80)
     assert content(first.storage, "small") == content(second.storage, "small")

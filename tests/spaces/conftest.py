@@ -55,9 +55,7 @@ class Bench:
     ) -> None:
         """Value, autograd's gradient and the derivative program's, against the second way."""
         program = self.program(name, **constants)
-        wrt = [
-            n for n in self.space.signature.differentiable if n in program.inputs and n in inputs
-        ]
+        wrt = [n for n in self.space.signature.differentiable if n in program.inputs and n in inputs]
         mine = {n: x.clone().requires_grad_(n in wrt) for n, x in inputs.items()}
         other = {n: x.clone().requires_grad_(n in wrt) for n, x in inputs.items()}
         value, expected = compiled(program)(mine)[0], second_way(other)

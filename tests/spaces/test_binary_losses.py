@@ -110,9 +110,7 @@ def test_equals_its_second_way_on_soft_answers(binary, name):
     binary.agrees(name, batch(6, seed=3, soft=True), SECOND_WAYS[name])
 
 
-@pytest.mark.parametrize(
-    "name", ["bce", "logistic", "hinge", "squared_hinge", "weighted_bce", "savage"]
-)
+@pytest.mark.parametrize("name", ["bce", "logistic", "hinge", "squared_hinge", "weighted_bce", "savage"])
 def test_stays_exact_at_the_ends_of_the_operating_range(binary, name):
     x = batch(16, seed=4, spread=30.0)
     x["logit"] = x["logit"].clamp(-30, 30)

@@ -79,9 +79,7 @@ def test_a_file_with_a_word_of_a_line_replaced_by_another(number, old, new):
     st.sampled_from([i for i, line in enumerate(LINES) if " = " in line and line[0] != "#"]),
     st.recursive(
         values,
-        lambda inner: (
-            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-        ),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
         max_leaves=6,
     ),
 )

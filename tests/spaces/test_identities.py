@@ -111,9 +111,7 @@ def test_cross_entropy_is_divergence_plus_entropy_of_the_target(multiclass, soft
     entropy = torch.distributions.Categorical(probs=x["target"]).entropy().mean()
     total = multiclass.value("kl", x) + entropy
     torch.testing.assert_close(multiclass.value("cross_entropy", x), total, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(
-        multiclass.gradient("kl", x), multiclass.gradient("cross_entropy", x)
-    )
+    torch.testing.assert_close(multiclass.gradient("kl", x), multiclass.gradient("cross_entropy", x))
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -156,8 +154,7 @@ def test_active_passive_without_the_passive_part_is_normalised_cross_entropy(mul
 def test_normalised_cross_entropy_sums_to_one_over_all_labels(multiclass):
     x = classes(n=1)
     total = sum(
-        multiclass.value("nce", {**x, "target": F.one_hot(torch.tensor([y]), 5).to(DOUBLE)})
-        for y in range(5)
+        multiclass.value("nce", {**x, "target": F.one_hot(torch.tensor([y]), 5).to(DOUBLE)}) for y in range(5)
     )
     assert float(total) == pytest.approx(1)
 
@@ -221,9 +218,7 @@ def test_wide_huber_is_half_the_squared_error(regression):
 
 def test_narrow_huber_over_its_width_is_the_absolute_error(regression):
     x, delta = numbers(), 1e-9
-    torch.testing.assert_close(
-        regression.value("huber", x, delta=delta) / delta, regression.value("mae", x)
-    )
+    torch.testing.assert_close(regression.value("huber", x, delta=delta) / delta, regression.value("mae", x))
     torch.testing.assert_close(
         regression.gradient("huber", x, delta=delta) / delta, regression.gradient("mae", x)
     )

@@ -463,9 +463,7 @@ def test_a_name_cannot_leave_the_folder():
 
 
 def test_a_missing_loss_is_told_with_the_likely_one():
-    with pytest.raises(
-        SpaceError, match=r"'multiclass' has no loss 'focl'\. Did you mean 'focal'\?"
-    ):
+    with pytest.raises(SpaceError, match=r"'multiclass' has no loss 'focl'\. Did you mean 'focal'\?"):
         load_space("multiclass").loss("focl")
 
 
@@ -481,9 +479,7 @@ def test_a_missing_file_a_folder_and_a_null_byte_are_told(tmp_path):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.toml")
     told = []
-    reader = threading.Thread(
-        target=lambda: told.append(message(tmp_path / "pipe.toml")), daemon=True
-    )
+    reader = threading.Thread(target=lambda: told.append(message(tmp_path / "pipe.toml")), daemon=True)
     reader.start()
     reader.join(10)
     assert told

@@ -120,9 +120,7 @@ def forward_corrected(x):
 
 def symmetric(p, t, x):
     forward = -sum(b * torch.log(a) for a, b in zip(p, t, strict=True))
-    reverse = -sum(
-        a * max(math.log(b), -4.0) if b > 0 else a * -4.0 for a, b in zip(p, t, strict=True)
-    )
+    reverse = -sum(a * max(math.log(b), -4.0) if b > 0 else a * -4.0 for a, b in zip(p, t, strict=True))
     return 0.1 * forward + reverse
 
 
@@ -186,25 +184,18 @@ SECOND_WAYS = {
     "balanced_softmax": each(
         lambda p, t, x: (
             -dots(
-                [
-                    a * n / dots(p, x["count"], lambda q, m: q * m)
-                    for a, n in zip(p, x["count"], strict=True)
-                ],
+                [a * n / dots(p, x["count"], lambda q, m: q * m) for a, n in zip(p, x["count"], strict=True)],
                 t,
                 lambda a, b: b * torch.log(a),
             )
         )
     ),
     "mae": each(lambda p, t, x: dots(p, t, lambda a, b: torch.abs(a - b))),
-    "brier": lambda x: (
-        F.mse_loss(F.softmax(x["logits"], 1), x["target"], reduction="sum") / len(x["logits"])
-    ),
+    "brier": lambda x: F.mse_loss(F.softmax(x["logits"], 1), x["target"], reduction="sum") / len(x["logits"]),
     "gce": each(lambda p, t, x: (1 - p[label(t)] ** 0.7) / 0.7),
     "sce": each(symmetric),
     "nce": each(normalised),
-    "nce_mae": each(
-        lambda p, t, x: normalised(p, t, x) + dots(p, t, lambda a, b: torch.abs(a - b))
-    ),
+    "nce_mae": each(lambda p, t, x: normalised(p, t, x) + dots(p, t, lambda a, b: torch.abs(a - b))),
     "forward_corrected": forward_corrected,
     "crammer_singer": crammer_singer,
     "baikal": mean_over_classes(lambda a, b: b / a - torch.log(a)),

@@ -94,17 +94,13 @@ def test_every_loss_has_a_second_way():
 @pytest.mark.parametrize("name", SPACE.losses)
 def test_equals_its_second_way(regression, name, n):
     x = batch(n, seed=n)
-    regression.agrees(
-        name, positive(x) if name == "msle" else x, SECOND_WAYS[name], LOOSE.get(name, 1e-9)
-    )
+    regression.agrees(name, positive(x) if name == "msle" else x, SECOND_WAYS[name], LOOSE.get(name, 1e-9))
 
 
 @pytest.mark.parametrize("delta", [0.3, 1.345, 7.0])
 def test_widths_mean_what_torch_means(regression, delta):
     x = batch(30, seed=2)
-    regression.agrees(
-        "huber", x, lambda x: F.huber_loss(x["pred"], x["target"], delta=delta), delta=delta
-    )
+    regression.agrees("huber", x, lambda x: F.huber_loss(x["pred"], x["target"], delta=delta), delta=delta)
     regression.agrees(
         "smooth_l1", x, lambda x: F.smooth_l1_loss(x["pred"], x["target"], beta=delta), beta=delta
     )
@@ -121,9 +117,7 @@ def test_pinball_is_scikit_learns(regression, tau):
 def test_the_best_constant_prediction_of_pinball_is_the_quantile(regression, tau):
     target = torch.arange(101, dtype=DOUBLE)
     costs = [
-        regression.value(
-            "pinball", {"pred": torch.full_like(target, c), "target": target}, tau=tau
-        ).item()
+        regression.value("pinball", {"pred": torch.full_like(target, c), "target": target}, tau=tau).item()
         for c in range(101)
     ]
     assert costs.index(min(costs)) == round(100 * tau)

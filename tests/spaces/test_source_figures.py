@@ -34,9 +34,7 @@ def test_cross_entropy_of_three_samples(multiclass):
         "logits": torch.tensor([[0.1, 0.2, 0.7], [0.6, 0.3, 0.1], [0.2, 0.4, 0.4]], dtype=DOUBLE),
         "target": torch.eye(3, dtype=DOUBLE),
     }
-    assert multiclass.value("cross_entropy", x).item() == pytest.approx(
-        1.1858, abs=5e-5
-    )  # not .9529
+    assert multiclass.value("cross_entropy", x).item() == pytest.approx(1.1858, abs=5e-5)  # not .9529
 
 
 def test_focal_loss_of_three_samples(binary):
@@ -73,9 +71,7 @@ def test_slope_of_focal_against_cross_entropy_at_gamma_two(binary, p, size, rati
 
 
 def test_a_hard_sample_weighs_a_hundred_thousand_times_an_easy_one(binary):
-    hard, easy = (
-        binary.gradient("focal", positive(p), gamma=2, alpha=1).item() for p in (0.5, 0.99)
-    )
+    hard, easy = (binary.gradient("focal", positive(p), gamma=2, alpha=1).item() for p in (0.5, 0.99))
     assert hard / easy == pytest.approx(99_800, rel=1e-3)  # not 5800
 
 
@@ -93,6 +89,4 @@ def test_effective_number_of_samples_under_focal(binary, gamma, count):
 
 @pytest.mark.parametrize(("p", "size"), [(0.9, 1.05e-6), (0.95, 1.6e-8)])
 def test_focal_loss_at_gamma_five(binary, p, size):
-    assert binary.value("focal", positive(p), gamma=5, alpha=1).item() == pytest.approx(
-        size, rel=0.01
-    )
+    assert binary.value("focal", positive(p), gamma=5, alpha=1).item() == pytest.approx(size, rel=0.01)

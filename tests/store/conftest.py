@@ -47,9 +47,7 @@ def postgresql_url() -> Iterator[str]:
         shutil.chown(root, "postgres", "postgres")
     data, log = root / "data", root / "log"
     try:
-        _as_postgres(
-            folder / "initdb", "-D", data, "-U", "tester", "-A", "trust", "-E", "UTF8", "-N"
-        )
+        _as_postgres(folder / "initdb", "-D", data, "-U", "tester", "-A", "trust", "-E", "UTF8", "-N")
         options = f"-c listen_addresses='' -c max_connections=20 -c fsync=off -k {root}"
         _as_postgres(folder / "pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "start")
         try:

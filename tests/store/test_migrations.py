@@ -31,9 +31,7 @@ def change(url: str, *statements: str) -> None:
 
 def optuna_tables(store: Store) -> None:
     storage = optuna.storages.RDBStorage(store.optuna_url())
-    optuna.create_study(storage=storage, study_name="theirs").add_trial(
-        optuna.trial.create_trial(value=1.0)
-    )
+    optuna.create_study(storage=storage, study_name="theirs").add_trial(optuna.trial.create_trial(value=1.0))
     storage.remove_session()
     storage.engine.dispose()
 

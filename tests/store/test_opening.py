@@ -55,10 +55,7 @@ class TestAddresses:
 
     def test_a_password_is_never_shown(self) -> None:
         url = address.parse("postgres://me:p%40ss@h/d?sslpassword=pa2&host=/tmp")
-        assert (
-            address.shown(url)
-            == "postgresql+psycopg://me:***@h/d?host=%2Ftmp&sslpassword=%2A%2A%2A"
-        )
+        assert address.shown(url) == "postgresql+psycopg://me:***@h/d?host=%2Ftmp&sslpassword=%2A%2A%2A"
         assert refusal("postgresql://me:hush@127.0.0.1:1/d").count("hush") == 0
 
     def test_a_missing_driver_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,9 +153,7 @@ class TestFiles:
         path.write_bytes(path.read_bytes()[:100] + b"\xff" * 8000)
         assert "is damaged. Restore a copy" in refusal(str(path))
 
-    def test_a_file_without_permission_is_told(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_file_without_permission_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "x.db"
         Store.open(str(path)).close()
         monkeypatch.setattr(os, "access", lambda *_: False)  # root may do anything
@@ -169,9 +164,7 @@ class TestFiles:
 
     def test_a_file_that_turns_read_only_is_told(self, tmp_path: Path) -> None:
         with Store.open(str(tmp_path / "x.db")) as store:
-            event.listen(
-                store.engine, "begin", lambda c: c.exec_driver_sql("PRAGMA query_only = 1")
-            )
+            event.listen(store.engine, "begin", lambda c: c.exec_driver_sql("PRAGMA query_only = 1"))
             with pytest.raises(StoreError, match=r"is read-only. Make it writable"):
                 begin(store)
 

@@ -22,16 +22,12 @@ PLAIN = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
-SLOW = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SLOW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class TestLosses:
     def test_a_loss_comes_back_as_it_was_stored(self, store: Store) -> None:
-        row = candidate(
-            1, constants={"c0": [1.0, 0, math.inf]}, scale=0.1 + 0.2, facts={"finite": True}
-        )
+        row = candidate(1, constants={"c0": [1.0, 0, math.inf]}, scale=0.1 + 0.2, facts={"finite": True})
         assert store.add_candidates([row]) == 1
         (back,) = store.candidates([row.key]).values()
         assert back.created_at is not None
@@ -86,9 +82,7 @@ class TestTrainings:
 
     def test_trainings_are_found_by_loss_proxy_and_protocol(self, store: Store) -> None:
         store.add_candidates([candidate(n) for n in range(4)])
-        store.record_evaluations(
-            [training(1), training(2, proxy="other"), training(3, protocol="long")]
-        )
+        store.record_evaluations([training(1), training(2, proxy="other"), training(3, protocol="long")])
         keys = [key_of(n) for n in range(4)]
         assert store.known(keys, "digits", "quick") == {key_of(1)}
         assert list(store.evaluations(keys, "digits", "quick")) == [key_of(1)]
@@ -179,9 +173,7 @@ class TestSearches:
             store.open_search(**same | change)
 
     @pytest.mark.parametrize("name", ["", "a/b", "a@b", "-x", "x" * 101, "a b", "ü"])
-    def test_a_name_that_a_reference_could_not_hold_is_refused(
-        self, store: Store, name: str
-    ) -> None:
+    def test_a_name_that_a_reference_could_not_hold_is_refused(self, store: Store, name: str) -> None:
         with pytest.raises(UsageError, match="A search cannot be called"):
             begin(store, name)
 
@@ -232,9 +224,7 @@ class TestLeaderboard:
     ) -> None:
         name = f"s{len(store.searches())}"
         search = begin(store, name)
-        rows = [
-            proposal(n, score, of=loss, rung=rung) for n, (loss, score, rung) in enumerate(data)
-        ]
+        rows = [proposal(n, score, of=loss, rung=rung) for n, (loss, score, rung) in enumerate(data)]
         losses = [candidate(n, size=n % 3) for n in range(10)]
         search = store.commit_round(search, 0, rows[:cut], {}, None, 0.0, candidates=losses)
         store.commit_round(search, 1, rows[cut:], {}, None, 0.0)
@@ -311,9 +301,7 @@ class TestReferences:
             ("demo/-1", "holds no loss"),
         ],
     )
-    def test_a_reference_that_finds_nothing_says_why(
-        self, filled: Store, reference: str, told: str
-    ) -> None:
+    def test_a_reference_that_finds_nothing_says_why(self, filled: Store, reference: str, told: str) -> None:
         with pytest.raises(UsageError) as caught:
             filled.find(reference)
         assert told in str(caught.value)
@@ -362,6 +350,4 @@ def test_the_cost_of_a_round_does_not_grow_with_the_search(store: Store) -> None
                     for step in plan:
                         assert not re.match("SCAN (?!CONSTANT)", step[3]), f"{step[3]}: {statement}"
                         if "TEMP B-TREE" in step[3] and "ls_proposal" in statement:
-                            assert (
-                                "PART OF" in step[3] or "LAST" in step[3]
-                            )  # only the ties are sorted
+                            assert "PART OF" in step[3] or "LAST" in step[3]  # only the ties are sorted

@@ -29,9 +29,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("key", name="pk_ls_candidate"),
     )
     op.create_index("ix_ls_candidate_name", "ls_candidate", ["name"], unique=False)
-    op.create_index(
-        "ix_ls_candidate_structure_key", "ls_candidate", ["structure_key"], unique=False
-    )
+    op.create_index("ix_ls_candidate_structure_key", "ls_candidate", ["structure_key"], unique=False)
 
     op.create_table(
         "ls_search",
@@ -112,9 +110,7 @@ def upgrade() -> None:
         sa.Column("minus_rung", sa.Integer(), nullable=False),
         sa.Column("score", sa.Double(), nullable=True),
         sa.Column("metrics", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["candidate_key"], ["ls_candidate.key"], name="fk_ls_proposal_candidate_key"
-        ),
+        sa.ForeignKeyConstraint(["candidate_key"], ["ls_candidate.key"], name="fk_ls_proposal_candidate_key"),
         sa.ForeignKeyConstraint(["search_id"], ["ls_search.id"], name="fk_ls_proposal_search_id"),
         sa.PrimaryKeyConstraint("search_id", "number", name="pk_ls_proposal"),
     )
@@ -128,9 +124,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_ls_proposal_candidate_key", "ls_proposal", ["candidate_key"], unique=False)
     op.create_index("ix_ls_proposal_credit", "ls_proposal", ["search_id", "credit"], unique=False)
-    op.create_index(
-        "ix_ls_proposal_outcome", "ls_proposal", ["search_id", "outcome", "number"], unique=False
-    )
+    op.create_index("ix_ls_proposal_outcome", "ls_proposal", ["search_id", "outcome", "number"], unique=False)
 
     op.create_table(
         "ls_round",

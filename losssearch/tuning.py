@@ -1,0 +1,93 @@
+"""How good can a loss be when its constants, learning rate and weight decay are chosen well?
+
+The finalists of a search and the classical losses that they are judged against go through the same tuner, on the
+same splits, with the same number of settings. The number of epochs is read off the learning curve: no setting is
+needed for it. The splits are the search's own kind, and beyond those of every rung.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from losssearch.controllers.tuner import ConstantTuner, Trial
+from losssearch.evaluation import Contender, Evaluator
+from losssearch.execution.plan import Run, RunResult, Stage
+from losssearch.language.canonical import candidate_key
+from losssearch.language.program import Program
+from losssearch.outcomes import Outcome
+from losssearch.proxies.base import Proxy
+from losssearch.screening.scale import gradient_scale
+from losssearch.spaces import Space
+
+DECAYS = (0.0, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # where a proxy names none
+SPLITS = tuple(range(1000, 1006))
+BATCH = 8  # settings between two looks of the tuner
+
+
+@dataclass
+class Tuned:
+    """One loss and what was found for it.
+
+    Args:
+        program: As it came.
+        tuner: Proposes settings.
+        best: Score, setting and number of epochs of the best so far; None before the first.
+    """
+
+    program: Program
+    tuner: ConstantTuner
+    best: tuple[float, Trial, int] | None = None
+
+    @classmethod
+    def of(cls, program: Program, proxy: Proxy, seed: int = 0) -> Tuned:
+        setting = proxy.setting("default")
+        own = len(setting.decays) > 1 or proxy.custom is not None
+        knobs = {"rate": setting.rates, "decay": setting.decays if own else DECAYS}
+        return cls(program, ConstantTuner(program, knobs, seed))
+
+    @property
+    def value(self) -> float:
+        return math.inf if self.best is None else self.best[0]
+
+
+def try_settings(losses: Sequence[Tuned], batch: int, evaluator: Evaluator) -> None:
+    """The next `batch` settings of every loss, all trained in one go."""
+    asked = [(loss, trial) for loss in losses for trial in loss.tuner.ask(batch)]
+    found = evaluator.evaluate(
+        [contender(trial, SPLITS, "search", evaluator.space) for _, trial in asked]
+    )
+    for (loss, trial), results in zip(asked, found, strict=True):
+        score, epochs = best_epoch(results)
+        loss.tuner.tell(trial.number, score if math.isfinite(score) else None)
+        if score < loss.value:
+            loss.best = (score, trial, epochs)
+
+
+def contender(trial: Trial, splits: Sequence[int], stage: Stage, space: Space) -> Contender:
+    """A setting to be trained on some splits."""
+    rate, decay = trial.knobs["rate"], trial.knobs["decay"]
+    runs = tuple(Run(0, split, rate, decay, stage=stage) for split in splits)
+    scale = gradient_scale(trial.program, space)
+    return Contender(candidate_key(trial.program), trial.program, scale, runs)
+
+
+def best_epoch(results: Sequence[RunResult]) -> tuple[float, int]:
+    """The least mean error over splits along the curve, and the epoch where it stands."""
+    if any(r.outcome is not Outcome.SCORED for r in results):
+        return math.inf, 0
+    if not all(r.curve for r in results):
+        return float(np.mean([r.metric for r in results if r.metric is not None])), 0
+    means = np.mean([[error for _, error in r.curve] for r in results], axis=0)
+    best = int(np.argmin(means))
+    return float(means[best]), results[0].curve[best][0]
+
+
+def error_at(result: RunResult, epochs: int) -> float:
+    """The error at an epoch of the curve; at the end where there is no curve."""
+    if result.outcome is not Outcome.SCORED or result.metric is None:
+        return math.inf
+    return next((error for epoch, error in result.curve if epoch == epochs), result.metric)

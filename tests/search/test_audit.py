@@ -1,0 +1,142 @@
+"""The last judge: who is in its table, how they are compared, and what is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from losssearch.audit.audit import Audit, Report
+from losssearch.audit.statistics import corrected_t_test
+from losssearch.errors import StoreError, UsageError
+from losssearch.proxies.registry import load_proxy
+from losssearch.search import Search
+from losssearch.store.store import Store
+from losssearch.terminal import print_json
+
+TASKS = Path(__file__).parent / "tasks.py"
+PROXY = "breast-cancer-noisy"
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory):
+    """A database with a small search, a control, and a search that trained nothing."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('audit')}/losses.db"
+    common = {"storage": url, "workers": "inline", "mirror": False, "start": ["bce", "hinge"]}
+    Search("binary", PROXY, "evolution", name="small", **common).run(candidates=20)
+    Search("binary", PROXY, "random", name="control", seed=1, **common).run(candidates=20)
+    with Store.open(url) as store:
+        store.close_search(store.open_search("empty", "binary", PROXY, "random", {}, 0))
+    return url
+
+
+@pytest.fixture(scope="module")
+def said():
+    return []
+
+
+@pytest.fixture(scope="module")
+def report(storage, said) -> Report:
+    return Audit("small", storage, ["control"], splits=3, settings=2, workers="inline").run(said.append)
+
+
+def test_found_control_and_classical_losses_stand_in_one_table(report):
+    kinds = [row.kind for row in report.rows]
+    assert kinds.count("found") == 1
+    assert kinds.count("control") == 1
+    assert "bce" in [row.label for row in report.rows if row.kind == "classical"]
+    assert [row.error for row in report.rows] == sorted(row.error for row in report.rows)
+
+
+def test_the_losing_rows_stay(report):
+    losers = [r for r in report.rows if r.versus is not None and r.versus.difference < 0]
+    winners = [r for r in report.rows if r.versus is not None and r.versus.difference > 0]
+    assert len(losers) + len(winners) + 1 <= len(report.rows)
+    assert report.rows[-1].error >= report.rows[0].error
+
+
+def test_each_row_can_be_computed_again_from_its_splits(report):
+    train, test = load_proxy(PROXY).sizes
+    for row in report.rows:
+        assert len(row.per_split) == 3
+        assert row.error == pytest.approx(np.mean(row.per_split))
+        assert row.worst == max(row.per_split)
+        if row.kind == "found":
+            assert row.versus is None
+            continue
+        gaps = np.subtract(report.found.per_split, row.per_split)
+        assert row.versus == corrected_t_test(gaps.tolist(), train, test)
+        deviation = np.sqrt((1 / 3 + test / train) * gaps.var(ddof=1))
+        assert row.versus.difference == pytest.approx(gaps.mean())
+        if deviation > 0:
+            assert row.versus.t == pytest.approx(gaps.mean() / deviation)
+
+
+def test_a_discovery_needs_the_whole_interval_below_zero(report):
+    best = min((r for r in report.rows if r.kind == "classical"), key=lambda r: (r.error, r.label))
+    assert report.best_classical == best
+    assert report.is_discovery == (best.versus.high < 0)
+    shown = "is better than" if report.is_discovery else "is not shown to be better than"
+    assert shown in report.sentence()
+    assert best.label in report.sentence()
+
+
+def test_every_loss_gets_the_same_number_of_settings(report, said):
+    assert said[0].startswith("Tuning ")
+    assert said[0].endswith("settings 1 to 2 of 2.")
+    assert said[-1] == f"Testing {len(report.rows)} losses on 3 fresh splits."
+
+
+def test_the_audits_test_samples_are_in_no_split_of_a_search():
+    proxy = load_proxy(PROXY)
+    features = [proxy.split(seed, "default", "audit").test[0].shape for seed in range(2)]
+    assert features[0] == features[1]
+    assert proxy.split(0, "default", "search").test is None
+
+
+def test_an_audit_is_stored_and_its_json_round_trips(report, storage, capsys):
+    with Store.open(storage, read_only=True) as store:
+        (stored,) = store.audits("small")
+    print_json(report.to_dict())
+    printed = json.loads(capsys.readouterr().out)
+    assert json.loads(json.dumps(stored.rows)) == printed["rows"]
+    assert printed["discovery"] == report.is_discovery
+    assert printed["best_classical"] == report.best_classical.label
+    assert {row["label"] for row in printed["rows"]} == {row.label for row in report.rows}
+    assert stored.summary["error"] == pytest.approx(report.found.error)
+
+
+def test_the_same_audit_again_gives_the_same_table(report, storage):
+    again = Audit("small", storage, ["control"], splits=3, settings=2, workers="inline").run()
+    assert again == report
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"name": "smal"}, UsageError, "small"),
+        ({"name": "empty"}, UsageError, "no trained loss"),
+        ({"controls": ["contrl"]}, UsageError, "control"),
+        ({"splits": 1}, UsageError, "splits >= 2"),
+        ({"settings": 0}, UsageError, "settings >= 1"),
+        ({"workers": "threads"}, UsageError, "processes"),
+        ({"storage": "sqlite:////nowhere/at/all.db"}, StoreError, "nowhere"),
+    ],
+)
+def test_bad_arguments_get_one_line(storage, changes, error, says):
+    given = {"name": "small", "storage": storage, "workers": "inline", "splits": 2, "settings": 1}
+    with pytest.raises(error, match=says) as caught:
+        Audit(**{**given, **changes}).run()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_black_box_is_audited_on_seeds_of_its_own(search):
+    spec = search(proxy=f"{TASKS}:black")
+    spec.run(candidates=10)
+    report = Audit("small", spec.storage, splits=2, settings=2, workers="inline").run()
+    assert report.found.label == "small/1"
+    for row in report.rows:  # its metric grows with the seed, and audit seeds begin at 1,000,000
+        assert row.per_split[1] - row.per_split[0] == pytest.approx(1e-4)
+        assert row.error > 100
