@@ -50,7 +50,7 @@ demo: setup
 	$(BIN)/losssearch export demo/1 --to my_loss.py --force
 
 test: setup
-	$(PYTEST) -n 2 --dist loadfile -m 'not bench'
+	$(PYTEST) -n 2 --dist loadfile -m 'not bench and not faults'
 
 check: setup
 	$(BIN)/ruff check .

@@ -30,6 +30,7 @@ Reference = Annotated[
     str, typer.Argument(help="demo/1 (rank), demo@17 (proposal), a key, or a classical loss.")
 ]
 WHERE = "sqlite:///losses.db"
+INTERRUPTED = "Interrupted. All results so far are kept; the same command goes on."
 
 
 @app.command()
@@ -258,7 +259,11 @@ def _plugin(point: EntryPoint) -> Callable[[typer.Context], None]:
         loaded = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         loaded.command()(load(point))
         run_it = typer.main.get_command(loaded)
-        run_it.main(args=ctx.args, prog_name=f"losssearch {point.name}", standalone_mode=False)
+        code = run_it.main(
+            args=ctx.args, prog_name=f"losssearch {point.name}", standalone_mode=False
+        )
+        if isinstance(code, int) and code:
+            raise typer.Exit(code)
 
     return command
 
@@ -271,7 +276,11 @@ def main() -> None:
     except LossSearchError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
-        _fail("Interrupted. All results so far are kept; the same command goes on.", 130)
+        _fail(INTERRUPTED, 130)
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of a KeyboardInterrupt
+            _fail(INTERRUPTED, 130)
+        raise
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)

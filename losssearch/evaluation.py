@@ -20,7 +20,7 @@ from losssearch.proxies.base import Proxy
 from losssearch.records import candidate_row, constants_of, space_id
 from losssearch.spaces import Space
 from losssearch.store.rows import EvaluationRow, run_text
-from losssearch.store.store import Store
+from losssearch.store.store import ACCIDENTS, Store
 
 RUNS_A_JOB = 32
 DEADLINE_S = 60.0
@@ -91,7 +91,7 @@ class Evaluator:
                 missing = []
                 for run in contender.runs:
                     row = stored.get(contender.key, {}).get(_text(run))
-                    if row is None or Outcome[row.outcome] in (Outcome.TIMEOUT, Outcome.DIED):
+                    if row is None or row.outcome in ACCIDENTS:
                         missing.append(run)
                     else:
                         results[contender.key, run] = _result(row)

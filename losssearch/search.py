@@ -348,7 +348,7 @@ class _State:
         entries = list(self.ledger)
         broken = (Outcome.FAILED, Outcome.INVALID, Outcome.POISON)
         if entries and all(e.outcome in broken for e in entries):
-            first = entries[0]
+            first = next((e for e in entries if e.score and e.score.detail), entries[0])
             raise ProxyError(
                 f"The proxy {self.spec.proxy!r} could train none of the first {len(entries)} losses. Of "
                 f"{first.program.text} it said: {first.score.detail if first.score else ''} "

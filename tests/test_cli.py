@@ -87,7 +87,8 @@ def test_every_json_answer_is_one_document(tell) -> None:
     board = json.loads(tell("leaderboard", "demo", "--limit", "3", "--json"))
     assert [row["loss"] for row in board] == ["demo/1", "demo/2", "demo/3"]
     (search,) = json.loads(tell("searches", "--json"))
-    assert (search["name"], search["status"], search["proposals"]) == ("demo", "finished", 20)
+    assert (search["name"], search["status"]) == ("demo", "finished")
+    assert search["proposals"] >= 20  # and the tuned ones
     shown = json.loads(tell("show", "demo/1", "--json"))
     assert shown["key"] == board[0]["key"]
     assert shown["formula"] == board[0]["formula"]
@@ -159,7 +160,7 @@ def test_an_exported_file_runs_where_there_is_only_torch(tell, tmp_path: Path) -
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, (ast.Import, ast.ImportFrom))
     }
-    assert imported <= {"__future__", "torch", "math"}
+    assert imported - sys.stdlib_module_names == {"torch"}
     site = Path(torch.__file__).parents[1]
     block = (
         "import sys, runpy\n"
@@ -213,7 +214,7 @@ def test_a_loss_that_breaks_its_contract_fails_the_check(folder: Path) -> None:
         (["show", "focl"], "focl"),
         (["show", "demo"], "demo/1"),
         (["show", "demo/999"], "no rank 999"),
-        (["show", "demo@999"], "20 proposals"),
+        (["show", "demo@999"], r"2\d proposals"),
         (["losses", "--space", "binry"], "'binary'"),
         (["run", "binry", "--proxy", "breast-cancer-noisy"], "'binary'"),
         (["run", "binary", "--proxy", "breast-cancer-nosy"], "'breast-cancer-noisy'"),
@@ -295,9 +296,7 @@ def test_a_read_only_database_can_be_read_but_not_searched(folder: Path, tmp_pat
 
 def test_a_closed_pipe_is_no_traceback(folder: Path) -> None:
     command = f"{sys.executable} -m losssearch losses --json | head -1"
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr
 
 
@@ -335,6 +334,7 @@ def test_a_users_folders_do_not_disturb_the_dashboard(crowded: Path) -> None:
     assert "--port" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["inline", "processes:1"])
 def test_ctrl_c_keeps_the_results_and_the_same_command_goes_on(tmp_path, workers: str) -> None:
     words = [*COMMAND, *TASK, "--candidates", "1000", "--workers", workers, "--start", "bce"]
@@ -358,9 +358,8 @@ def test_ctrl_c_keeps_the_results_and_the_same_command_goes_on(tmp_path, workers
     assert all(line.startswith("search ") for line in progress)
     before = rounds(tmp_path)
     assert before > 0
-    seen = before * 96
-    again = run(*words[3:5], *words[5:7], "--candidates", str(seen), "--start", "bce",
-                "--workers", workers, "--json", cwd=tmp_path)  # fmt: skip
+    words[words.index("1000")] = str(before * 96)
+    again = run(*words[len(COMMAND) :], "--json", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)[0]["loss"] == "search/1"
     assert rounds(tmp_path) == before

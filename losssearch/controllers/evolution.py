@@ -209,13 +209,15 @@ class Evolution(Controller):
                     "size": one.size,
                     "rung": one.rung,
                     "born": one.born,
+                    "fitness": self._fitness[one.key],  # stands on some who did not survive
                 }
                 for one in self.population
-            ]
+            ],
+            "front": [one.key for one in self._front],
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        self.population = []
+        self.population, self._fitness = [], {}
         for data in state["population"]:
             program = read_back(data, self.space.signature)
             self.population.append(
@@ -229,11 +231,9 @@ class Evolution(Controller):
                     structure=structure_key(program),
                 )
             )
-        self._rank()
-        self._front = _front(self._by_fitness(), self._fitness)
-
-    def _by_fitness(self) -> list[Individual]:
-        return sorted(self.population, key=lambda one: (self._fitness[one.key], one.size))
+            self._fitness[str(data["key"])] = float(data["fitness"])
+        living = {one.key: one for one in self.population}
+        self._front = [living[key] for key in state["front"]]
 
 
 def _front(ranked: list[Individual], fitness: Mapping[str, float]) -> list[Individual]:

@@ -68,7 +68,8 @@ __all__ = [
 # Keys of a search's config that may differ on resume: they change what it costs, not what it finds.
 MAY_CHANGE = frozenset({"rounds", "budget", "seconds", "pool", "workers", "deadline_s", "mirror", "notes"})
 T = TypeVar("T")
-ACCIDENTS = ("TIMEOUT", "DIED")  # say something about the machine, not about the loss
+# Say something about the machine or the user's task, which may be mended, and not about the loss.
+ACCIDENTS = ("TIMEOUT", "DIED", "FAILED", "INVALID")
 
 
 class Store(Reader):
@@ -102,7 +103,7 @@ class Store(Reader):
     def record_evaluations(self, evaluations: Iterable[EvaluationRow]) -> int:
         """Store trainings as their answers arrive. Returns how many rows were written.
 
-        A stored result is never overwritten, except an accident (TIMEOUT, DIED) by a later answer.
+        A stored result is never overwritten, except an accident (see ACCIDENTS) by a later answer.
         """
         now = datetime.now(UTC)
         rows = [_values(row) | {"created_at": now} for row in evaluations]

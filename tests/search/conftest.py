@@ -12,6 +12,13 @@ from losssearch.store.store import Store
 TASKS = Path(__file__).parent / "tasks.py"
 
 
+@pytest.fixture(autouse=True)
+def small_rounds(monkeypatch):
+    """Several rounds in few candidates, and short finals."""
+    for name, value in {"ROUND": 24, "FINALISTS": 4, "TUNED": 1, "SETTINGS": 8}.items():
+        monkeypatch.setattr(f"losssearch.search.{name}", value)
+
+
 @pytest.fixture
 def search(tmp_path):
     """A small search; what is given replaces its arguments."""

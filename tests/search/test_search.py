@@ -24,7 +24,7 @@ def test_a_search_ends_with_a_module_that_trains(search):
     assert logits.grad is not None
     assert result.best.reference == "small/1"
     assert result.leaderboard[0].proposal.rung == CHOSEN
-    assert result.proposals == 40
+    assert result.proposals >= 40  # the tuned finalists come on top
 
 
 def test_the_start_losses_are_the_first_proposals(search):
@@ -39,9 +39,9 @@ def test_every_proposal_has_an_outcome_and_every_screen_a_count(search):
     spec = search()
     spec.run(candidates=70)
     with Store.open(spec.storage, read_only=True) as store:
-        assert sum(store.outcomes("small").values()) == 70
+        assert sum(store.outcomes("small").values()) == store.search("small").proposals >= 70
         counts = [r.counts for r in store.rounds("small")]
-    assert sum(c["duplicate"]["seen"] for c in counts) >= 70
+    assert sum(c["duplicate"]["seen"] for c in counts if c) >= 70
 
 
 def test_the_same_seed_finds_the_same_whatever_the_pool(search, tmp_path):
@@ -56,16 +56,16 @@ def test_the_same_seed_finds_the_same_whatever_the_pool(search, tmp_path):
 def test_a_search_interrupted_in_its_rounds_equals_an_undisturbed_one(search, tmp_path, controller):
     whole = search(storage=f"sqlite:///{tmp_path}/a.db", controller=controller)
     parts = search(storage=f"sqlite:///{tmp_path}/b.db", controller=controller)
-    whole.run(candidates=192)
-    for seen in (30, 90, 150):
+    whole.run(candidates=80)
+    for seen in (10, 40, 60):
 
         def interrupt(progress, seen=seen):
             if progress.seen > seen:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            parts.run(candidates=192, watch=interrupt)
-    parts.run(candidates=192)
+            parts.run(candidates=80, watch=interrupt)
+    parts.run(candidates=80)
     assert content(whole.storage, "small") == content(parts.storage, "small")
 
 
@@ -152,14 +152,14 @@ def test_an_interrupted_search_keeps_its_rounds_and_goes_on(search):
     spec = search()
 
     def interrupt(progress):
-        if progress.seen > 100:
+        if progress.seen > 30:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        spec.run(candidates=192, watch=interrupt)
+        spec.run(candidates=60, watch=interrupt)
     with Store.open(spec.storage, read_only=True) as store:
         assert len(store.rounds("small")) == 1
-    assert spec.run(candidates=192).proposals == 192
+    assert spec.run(candidates=60).proposals >= 60
 
 
 def test_the_mirror_shows_the_search_in_optuna(search, tmp_path):
