@@ -2,8 +2,8 @@
 
     python examples/draw_curves.py demo/1 --storage sqlite:///losses.db --to docs/curves.svg
 
-Left the value, right the gradient, along one sample that walks from a wrong answer to the right one; each curve is
-multiplied by its loss's gradient scale, as in training.
+Left the value, right the gradient, along one sample that walks from a wrong answer to the right one;
+each curve is multiplied by its loss's gradient scale, as in training.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def picture(reference: str, storage: str, name: str) -> str:
     """The whole SVG."""
     loss = find_loss(reference, storage)
     both = charts(loss.program, loss.space, loss.candidate.scale)
-    width = sum(c.width for c in both) + GAP
+    if not both:
+        raise LossSearchError(f"{reference} reads no prediction, so it has no curves.")
+    width = sum(c.width for c in both) + 2 * GAP
     height = HEAD + both[0].height + 2 * FOOT
     values = ", ".join(f"{c.name} = {c.value:.4g}" for c in loss.program.constants)
     formula = f"{loss.formula}{'   with ' + values if values else ''}"

@@ -3,8 +3,8 @@
     losssearch run multiclass --proxy examples/own_task.py:wine --candidates 200 --name wine
     losssearch run multiclass --proxy examples/own_task.py:loop --candidates 50 --name loop
 
-The first form is fast: losssearch trains many losses at once and keeps a third of the data for the audit. The second
-takes any training whatever, one loss at a time, and trusts you to keep data for the audit.
+The first form is fast: losssearch trains many losses at once and keeps a third of the data for the
+audit. The second takes any training whatever, one loss at a time, and trusts you to keep data for it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,12 @@ def model():
 
 def wine():
     """Data, model, metric, budget."""
-    return ls.task(
-        data=noisy_wine, model=model, metric="accuracy", budget=10, batch=32, name="wine"
-    )
+    return ls.task(data=noisy_wine, model=model, metric="accuracy", budget=10, batch=32, name="wine")
 
 
 @ls.blackbox(space="multiclass", better="higher", budget=10)
 def loop(loss, budget, seed, device):
-    """Your own loop: a loss as a torch module goes in, a number comes out. Seeds of an audit start at 1,000,000."""
+    """Your own loop: a loss module goes in, a number comes out. Audit seeds start at 1,000,000."""
     torch.manual_seed(seed)
     x, y = noisy_wine()
     x, y = torch.tensor((x - x.mean(0)) / x.std(0)).float().to(device), torch.tensor(y).to(device)

@@ -259,9 +259,7 @@ def _plugin(point: EntryPoint) -> Callable[[typer.Context], None]:
         loaded = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         loaded.command()(load(point))
         run_it = typer.main.get_command(loaded)
-        code = run_it.main(
-            args=ctx.args, prog_name=f"losssearch {point.name}", standalone_mode=False
-        )
+        code = run_it.main(args=ctx.args, prog_name=f"losssearch {point.name}", standalone_mode=False)
         if isinstance(code, int) and code:
             raise typer.Exit(code)
 

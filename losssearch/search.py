@@ -42,9 +42,9 @@ from losssearch.screening.scale import gradient_scale
 from losssearch.selection import Score, choose, score
 from losssearch.spaces import ClassicalLoss, Space, load_space
 from losssearch.store.mirror import Mirror
-from losssearch.store.rows import CandidateRow, SearchRow
+from losssearch.store.rows import CandidateRow, ScoreUpdate, SearchRow
 from losssearch.store.store import Store
-from losssearch.tuning import BATCH, Tuned, try_settings
+from losssearch.tuning import BATCH, SEARCH_SPLITS, Tuned, try_settings
 
 ROUND = 96  # proposals a round
 PROMOTED = 0.1  # share of the trained that is trained again on more splits
@@ -193,14 +193,15 @@ class _State:
             )
         start = [space.loss(n) for n in spec.start] if spec.start else list(space.seeds)
         began = clock.perf_counter()
+        # Whatever can be wrong is asked before the database hears of the search.
+        controller = make_controller(spec.controller, space, [(s.name, s.program) for s in start], spec.seed)
+        pool: Pool = stack.enter_context(open_pool(spec.workers))
         store = stack.enter_context(Store.open(spec.storage))
         config = {"start": [s.name for s in start], "space_digest": space.digest, "round": ROUND}
         row = store.open_search(
             spec.name, space_id(space), place_of(spec.proxy), spec.controller, config, spec.seed
         )
         stack.callback(store.close_search, row)
-        controller = make_controller(spec.controller, space, [(s.name, s.program) for s in start], spec.seed)
-        pool: Pool = stack.enter_context(open_pool(spec.workers))
         evaluator = Evaluator(store, pool, space, proxy, place_of(spec.proxy), spec.deadline_s)
         mirror = Mirror(store, row) if spec.mirror else None
         state = cls(
@@ -356,14 +357,19 @@ class _State:
             )
 
     def finals(self) -> None:
-        """The best on fresh splits and under a second condition, and again with tuned constants; one is chosen."""
+        """The best on fresh splits and a second condition, and again with tuned constants; one is chosen.
+
+        All of it is one transaction; finals that were held since the last round are not held again.
+        """
+        held = [event.payload for event in self.store.events(self.row.name) if event.kind == "finals"]
+        if held and held[-1]["proposals"] == self.row.proposals:
+            return
         self.phase = "finals"
         finalists = self.ledger.diverse(self._finalists(), rung=1) or self.ledger.best(1)
         self.train([(finalists, 2)])
         self.phase = "tuning"
         tuned = self.tune(sorted(finalists, key=lambda e: (e.value, e.program.size))[:TUNED])
         self.train([([entry for _, entry in tuned], 2)])
-        self.close_finals(tuned)
         everyone = [*finalists, *(entry for _, entry in tuned)]
         chosen = choose(
             {e.key: e.score for e in everyone if e.score is not None and not e.variant},
@@ -377,8 +383,7 @@ class _State:
             if ranked.proposal.rung == CHOSEN and ranked.proposal.number not in kept
         ]
         updates += [replace(e.update(), rung=2) for e in self.ledger if e.number in before]
-        self.store.update_scores(self.row, updates)
-        self.store.add_event(self.row, "finals", {"finalists": len(everyone), "chosen": chosen})
+        self.close_finals(tuned, updates, {"finalists": len(everyone), "chosen": chosen})
         if self.mirror is not None:
             self.mirror.rebuild()
 
@@ -386,7 +391,7 @@ class _State:
         """The entries again, as new candidates with tuned constants; what tuning left alone is left out."""
         losses = [Tuned.of(e.program, self.proxy) for e in entries if e.program.constants]
         for _ in range(SETTINGS // BATCH):
-            try_settings(losses, BATCH, self.evaluator)
+            try_settings(losses, BATCH, self.evaluator, SEARCH_SPLITS)
         parents = [e for e in entries if e.program.constants]
         found: list[tuple[Proposal, Entry]] = []
         for parent, loss in zip(parents, losses, strict=True):
@@ -402,10 +407,13 @@ class _State:
             found.append((proposal, entry))
         return found
 
-    def close_finals(self, tuned: Sequence[tuple[Proposal, Entry]]) -> None:
-        """A round of its own for the tuned candidates, whose numbers the controller will not use."""
-        if not tuned:
-            return
+    def close_finals(
+        self,
+        tuned: Sequence[tuple[Proposal, Entry]],
+        updates: Sequence[ScoreUpdate],
+        notes: Mapping[str, object],
+    ) -> None:
+        """A round of its own, with the tuned candidates, whose numbers the controller will not use."""
         self.controller.skip(len(tuned))
         rows = [
             self.ledger.row(proposal, entry.program, entry.key, entry.outcome, "", None, [])
@@ -415,8 +423,10 @@ class _State:
         now = clock.perf_counter()
         seconds, self._round_began = now - self._round_began, now
         self.row = self.store.commit_round(
-            self.row, self.row.rounds, rows, {}, self.controller.state(), seconds, candidates=candidates
-        )
+            self.row, self.row.rounds, rows, {}, self.controller.state(), seconds,
+            updates=updates, candidates=candidates,
+            events=[("finals", {**notes, "proposals": self.row.proposals + len(rows)})],
+        )  # fmt: skip
 
     def _finalists(self) -> int:
         """As many as the time left can train; all of them when the budget is a number of candidates."""

@@ -1,8 +1,8 @@
 """How good can a loss be when its constants, learning rate and weight decay are chosen well?
 
-The finalists of a search and the classical losses that they are judged against go through the same tuner, on the
-same splits, with the same number of settings. The number of epochs is read off the learning curve: no setting is
-needed for it. The splits are the search's own kind, and beyond those of every rung.
+The finalists of a search and the classical losses that they are judged against go through the same tuner, on
+the same splits, with the same number of settings. The number of epochs is read off the learning curve: no
+setting is needed for it. The splits are the search's own kind, and beyond those of every rung.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from losssearch.screening.scale import gradient_scale
 from losssearch.spaces import Space
 
 DECAYS = (0.0, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # where a proxy names none
-SPLITS = tuple(range(1000, 1006))
+SEARCH_SPLITS = tuple(range(1000, 1006))
+AUDIT_SPLITS = tuple(range(2000, 2006))
 BATCH = 8  # settings between two looks of the tuner
 
 
@@ -54,12 +55,10 @@ class Tuned:
         return math.inf if self.best is None else self.best[0]
 
 
-def try_settings(losses: Sequence[Tuned], batch: int, evaluator: Evaluator) -> None:
+def try_settings(losses: Sequence[Tuned], batch: int, evaluator: Evaluator, splits: Sequence[int]) -> None:
     """The next `batch` settings of every loss, all trained in one go."""
     asked = [(loss, trial) for loss in losses for trial in loss.tuner.ask(batch)]
-    found = evaluator.evaluate(
-        [contender(trial, SPLITS, "search", evaluator.space) for _, trial in asked]
-    )
+    found = evaluator.evaluate([contender(trial, splits, "search", evaluator.space) for _, trial in asked])
     for (loss, trial), results in zip(asked, found, strict=True):
         score, epochs = best_epoch(results)
         loss.tuner.tell(trial.number, score if math.isfinite(score) else None)

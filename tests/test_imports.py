@@ -30,6 +30,7 @@ FLOORS = {
     "losssearch.api": 7,
     "losssearch.evaluation": 7,
     "losssearch.ledger": 7,
+    "losssearch.tuning": 7,
     "workers": 7,
     "losssearch.controllers": 6,
     "losssearch.screening": 6,

@@ -1,7 +1,7 @@
 """Is the found loss really better? The last judge: fresh data, equal tuning, paired statistics.
 
     tune     the found loss and every classical one get the same number of settings (constants, learning rate,
-             weight decay; the number of epochs is read off the curve), scored on splits that no rung used
+             weight decay; the number of epochs is read off the curve), on splits that the search did not use
     drop     after a first batch of settings only the best classical losses go on, with those of the controls
     test     30 splits whose test samples no search and no tuning touched; the same splits for everyone
     compare  by the corrected resampled t test, against the classical loss that does best *here*
@@ -29,7 +29,7 @@ from losssearch.records import program_of_row
 from losssearch.spaces import Space, load_space
 from losssearch.store.rows import SearchRow
 from losssearch.store.store import Store
-from losssearch.tuning import BATCH, Tuned, contender, error_at, try_settings
+from losssearch.tuning import AUDIT_SPLITS, BATCH, Tuned, contender, error_at, try_settings
 
 PEERS = 10  # classical losses that are tuned to the end
 
@@ -202,7 +202,7 @@ class Audit:
         while tried < self.settings:
             batch = min(BATCH, self.settings - tried)
             say(f"Tuning {len(peers)} losses: settings {tried + 1} to {tried + batch} of {self.settings}.")
-            try_settings([p.tuned for p in peers], batch, self._evaluator)
+            try_settings([p.tuned for p in peers], batch, self._evaluator, AUDIT_SPLITS)
             if tried == 0:
                 classical = sorted((p for p in peers if p.kind == "classical"), key=lambda p: p.tuned.value)
                 peers[:] = [p for p in peers if p.kind != "classical"] + classical[:PEERS]
@@ -212,9 +212,7 @@ class Audit:
         able = [(peer, *peer.tuned.best) for peer in peers if peer.tuned.best is not None]
         if not able or able[0][0].kind != "found":
             raise UsageError(f"The chosen loss of {self.name!r} could not be trained again.")
-        contenders = [
-            contender(trial, range(self.splits), "audit", self._space) for _, _, trial, _ in able
-        ]
+        contenders = [contender(trial, range(self.splits), "audit", self._space) for _, _, trial, _ in able]
         rows = []
         tested = zip(able, self._evaluator.evaluate(contenders), strict=True)
         for (peer, _, trial, epochs), results in tested:

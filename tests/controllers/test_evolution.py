@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from losssearch.controllers.base import Told
@@ -85,6 +87,21 @@ def test_the_front_outlives_age_and_the_old_make_room(space: Space) -> None:
         ]
     )
     assert [one.score for one in evolution.population] == [0.1, 0.3, 0.4]
+
+
+def test_a_restored_one_remembers_those_who_did_not_survive(space: Space) -> None:
+    """Fitness and front stand on the median of all, the dropped included."""
+    settings = EvolutionSettings(population=4, warm_up=1)
+    first, again = (Evolution(space, [], 0, settings) for _ in range(2))
+    powers = [told(space, f"p_t**g * {n}", 0.1 + n / 100, number=n, g=1 + n / 9) for n in range(1, 9)]
+    others = [
+        told(space, "-margin" + " * p_t" * n, 0.9 - n / 50, number=20 + n, rung=n % 3) for n in range(9)
+    ]
+    first.tell([*powers, *others])
+    again.restore(json.loads(json.dumps(first.state())))
+    assert again._fitness.items() <= first._fitness.items()
+    assert again._front == first._front
+    assert first.ask(60) == again.ask(60)
 
 
 def test_settings_that_cannot_work_are_refused() -> None:

@@ -19,7 +19,7 @@ from losssearch.pools.base import Answer, Pool
 from losssearch.proxies.registry import load_proxy
 from losssearch.spaces import load_space
 from losssearch.store.rows import EvaluationRow
-from losssearch.store.store import Store
+from losssearch.store.store import ACCIDENTS, Store
 
 TASK = f"{Path(__file__).parent / 'tasks.py'}:points"
 SPACE = load_space("multiclass")
@@ -154,7 +154,7 @@ def test_who_trains_with_whom_does_not_depend_on_what_is_stored(store: Store, tm
     assert rest.formulas() == [job for job in left if job]
 
 
-@pytest.mark.parametrize("stored", [Outcome.DIED, Outcome.TIMEOUT, Outcome.POISON, Outcome.FAILED])
+@pytest.mark.parametrize("stored", [*(Outcome[name] for name in ACCIDENTS), Outcome.POISON])
 def test_a_stored_accident_is_tried_again_and_a_verdict_is_not(store: Store, stored: Outcome) -> None:
     [asked] = contenders(1)
     evaluator(store, FakePool()).evaluate([asked])
@@ -168,7 +168,7 @@ def test_a_stored_accident_is_tried_again_and_a_verdict_is_not(store: Store, sto
         )
         pool = FakePool()
         [results] = evaluator(other, pool).evaluate([asked])
-    accident = stored in (Outcome.DIED, Outcome.TIMEOUT)
+    accident = stored is not Outcome.POISON
     assert len(pool.jobs) == accident
     assert {r.outcome for r in results} == {Outcome.SCORED if accident else stored}
 

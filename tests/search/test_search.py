@@ -77,6 +77,17 @@ def test_running_again_with_the_budget_spent_trains_nothing(search):
     assert content(spec.storage, "small") == before
 
 
+@pytest.mark.parametrize("finalists", [1, 3])
+def test_finals_held_twice_choose_the_same(search, monkeypatch, finalists):
+    """A driver may be killed after the finals were stored and before the search was called finished."""
+    monkeypatch.setattr("losssearch.search.FINALISTS", finalists)
+    spec = search(controller="evolution")
+    spec.run(candidates=160)
+    before = content(spec.storage, "small")
+    spec.run(candidates=160)
+    assert content(spec.storage, "small") == before
+
+
 def test_another_search_reuses_stored_trainings(search):
     spec = search()
     spec.run(candidates=20)

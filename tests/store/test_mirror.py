@@ -33,7 +33,7 @@ def fill(store: Store, count: int = 8) -> SearchRow:
     """A round with a classical loss, scored, pruned, diverged, screened and credited ones."""
     search = begin(store)
     kinds: list[dict[str, Any]] = [
-        {"origin": "seed", "score": 0.5, "metrics": {"error": 0.5, "ece": math.nan}},
+        {"origin": "start: focal", "score": 0.5, "metrics": {"error": 0.5, "ece": math.nan}},
         {"score": 0.2, "rung": 2, "metrics": {"error": 0.2, "note": "x" * 3000}, "parents": (0,)},
         {"score": 0.3, "outcome": "PRUNED"},
         {"score": None, "outcome": "DIVERGED", "detail": "nan at epoch 3"},

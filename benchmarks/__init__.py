@@ -1,0 +1,1 @@
+"""Headline numbers, one command each; `python -m benchmarks` runs the short forms."""
