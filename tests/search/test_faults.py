@@ -103,7 +103,7 @@ def kill_many(folder: Path, kills: int, candidates: int, pools: tuple[str, ...])
         searches += 1
         database = Database(folder / f"killed{searches}.db", candidates)
         while killed < kills and not database.drive(
-            moments.uniform(0, took / 2), pools[database.drivers % len(pools)]
+            moments.uniform(0, took / 4), pools[database.drivers % len(pools)]
         ):
             killed += 1
         if killed == kills:

@@ -51,7 +51,6 @@ def kill(process: subprocess.Popen[str]) -> int:
     return max(reported, default=0)
 
 
-@pytest.mark.faults
 def test_a_killed_driver_loses_nothing_and_its_search_goes_on(url: str) -> None:
     """Everything reported is there, whole; one more round may be."""
     moments = random.Random(0)
