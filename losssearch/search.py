@@ -212,7 +212,7 @@ class _State:
         state.seed_points()
         state.measure(start[0])
         state.resume()
-        state._round_began = clock.perf_counter()
+        state._round_began = began  # getting ready counts
         return state
 
     def seed_points(self) -> None:

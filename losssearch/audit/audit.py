@@ -2,7 +2,8 @@
 
     tune     the found loss and every classical one get the same number of settings (constants, learning rate,
              weight decay; the number of epochs is read off the curve), on splits that the search did not use
-    drop     after a first batch of settings only the best classical losses go on, with those of the controls
+    drop     after a first batch of settings only the best classical losses go on, with the start losses and
+             what the controls found
     test     30 splits whose test samples no search and no tuning touched; the same splits for everyone
     compare  by the corrected resampled t test, against the classical loss that does best *here*
 
@@ -148,6 +149,7 @@ class Audit:
     seed: int = 0
     _evaluator: Evaluator = field(init=False, repr=False)
     _space: Space = field(init=False, repr=False)
+    _start: set[str] = field(init=False, repr=False)
 
     def run(self, say: Say = lambda line: None) -> Report:
         """Tune, test, compare, store.
@@ -163,6 +165,7 @@ class Audit:
             store = stack.enter_context(Store.open(self.storage, create=False))
             search = store.search(self.name)
             self._space = load_space(search.space)
+            self._start = {self._space.reference, *search.config.get("start", ())}
             proxy = load_proxy(search.proxy)
             pool = stack.enter_context(open_pool(self.workers))
             self._evaluator = Evaluator(store, pool, self._space, proxy, search.proxy)
@@ -205,7 +208,8 @@ class Audit:
             try_settings([p.tuned for p in peers], batch, self._evaluator, AUDIT_SPLITS)
             if tried == 0:
                 classical = sorted((p for p in peers if p.kind == "classical"), key=lambda p: p.tuned.value)
-                peers[:] = [p for p in peers if p.kind != "classical"] + classical[:PEERS]
+                stay = [p for i, p in enumerate(classical) if i < PEERS or p.label in self._start]
+                peers[:] = [p for p in peers if p.kind != "classical"] + stay
             tried += batch
 
     def _test(self, peers: Sequence[_Peer], search: SearchRow) -> Report:
