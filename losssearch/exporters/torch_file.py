@@ -291,7 +291,7 @@ class _Writer:
             names = [self.names[c.name] for c in self.constants]
             left = ", ".join(names) if len(names) > 1 else f"({names[0]},)"
             whole = f"{left} = self._constants()"
-            if len(whole) <= 92:
+            if len(whole) <= 102:
                 body.append(whole)
             else:
                 body += ["(", *(f"    {name}," for name in names), ") = self._constants()"]
@@ -397,10 +397,10 @@ def _string(text: str) -> str:
 
 def _assigned(name: str, text: str) -> list[str]:
     """A string, in pieces where it is too long for a line."""
-    if len(_string(text)) + len(name) <= 90:
+    if len(_string(text)) + len(name) <= 100:
         return [f"{name} = {_string(text)}"]
     shown = clean(text, 20_000)
-    if len(_string(text)) <= 92:
+    if len(_string(text)) <= 102:
         return [f"{name} = (", f"    {_string(text)}", ")"]
     pieces = textwrap.wrap(shown, 84, drop_whitespace=False, break_on_hyphens=False)
     return [f"{name} = (", *(f"    {_string_raw(piece)}" for piece in pieces), ")"]
@@ -458,7 +458,7 @@ def _returned(values: list[str]) -> str:
 
 def _fitted(whole: str, parts: list[str], head: str = "values = ") -> list[str]:
     """A statement, over several lines where it is too long for one, as a formatter would."""
-    if len(whole) <= 92:
+    if len(whole) <= 102:
         return [whole]
     left, right = ("{", "}") if whole.startswith("values = {") else ("(", ")")
     return [f"{head}{left}", *(f"    {p}," for p in parts), right]
