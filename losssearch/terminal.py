@@ -19,7 +19,7 @@ from rich.text import Text
 from losssearch.duration import text_of
 
 if TYPE_CHECKING:
-    from losssearch.search import Progress, Watch
+    from losssearch.session import Progress, Watch
 
 EVERY_S = 10.0  # between two lines of progress where no terminal is
 

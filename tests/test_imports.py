@@ -26,6 +26,7 @@ FLOORS = {
     "losssearch.terminal": 8,
     "dashboards": 8,
     "losssearch.search": 7,
+    "losssearch.session": 7,
     "losssearch.audit": 7,
     "losssearch.api": 7,
     "losssearch.evaluation": 7,

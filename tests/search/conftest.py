@@ -16,7 +16,7 @@ TASKS = Path(__file__).parent / "tasks.py"
 def small_rounds(monkeypatch):
     """Several rounds in few candidates, and short finals."""
     for name, value in {"ROUND": 24, "FINALISTS": 4, "TUNED": 1, "SETTINGS": 8}.items():
-        monkeypatch.setattr(f"losssearch.search.{name}", value)
+        monkeypatch.setattr(f"losssearch.session.{name}", value)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ class _Telling(Store):
 
 def drive(storage: str, candidates: int, workers: str, pipe: Connection) -> None:
     """Search to the end; sends the number of each round, and "done"."""
-    import losssearch.search as house
+    import losssearch.session as house
 
     _Telling.pipe = pipe
     house.Store = _Telling  # type: ignore[misc]
