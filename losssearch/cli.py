@@ -145,8 +145,8 @@ def export(
     from losssearch.report import export_loss
     from losssearch.terminal import err
 
-    export_loss(reference, storage, to, format, force)
-    err.print(f"Wrote {to}.", markup=False)
+    written = export_loss(reference, storage, to, format, force)
+    err.print(f"Wrote {written}.", markup=False)
 
 
 @app.command()
@@ -279,9 +279,11 @@ def main() -> None:
         if end.code == 130:  # what typer makes of a KeyboardInterrupt
             _fail(INTERRUPTED, 130)
         raise
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
+    except (
+        UnicodeError,
+        OSError,
+    ) as error:  # text that is no text, a process or file that the system refuses
+        _fail(f"{type(error).__name__}: {error}", 2)
 
 
 def _fail(message: str, code: int) -> None:

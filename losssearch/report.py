@@ -171,12 +171,12 @@ def _with_constants(formula: str, constants: Mapping[str, float]) -> str:
     return f"{formula}   with {values}" if values else formula
 
 
-def export_loss(reference: str, storage: str, to: Path, format: str, force: bool) -> None:
-    """Write a loss as a file, in the form that its name asks for or that is named."""
+def export_loss(reference: str, storage: str, to: Path, format: str, force: bool) -> Path:
+    """Write a loss as a file, in the form that its name asks for or that is named; gives the file's place."""
     from losssearch.exporters.registry import export
 
     loss = find_loss(reference, storage)
-    export(loss, to, format or None, force=force)
+    return export(loss, to, format or None, force=force)
 
 
 def list_parts() -> dict[str, dict[str, str]]:

@@ -80,7 +80,9 @@ def export(
     if place.is_dir():
         place = place / f"{snake_name(sheet.class_name)}{chosen.suffix}"
     if os.path.lexists(place) and not force:
-        raise ExportError(f"{place}: the file exists. Choose another name, or force it.")
+        raise ExportError(
+            f"{place}: the file exists. Choose another name, or replace it with --force (force=True)."
+        )
     write(place, chosen.render(sheet))
     return place
 
