@@ -279,10 +279,8 @@ def main() -> None:
         if end.code == 130:  # what typer makes of a KeyboardInterrupt
             _fail(INTERRUPTED, 130)
         raise
-    except (
-        UnicodeError,
-        OSError,
-    ) as error:  # text that is no text, a process or file that the system refuses
+    except (UnicodeError, OSError) as error:
+        # Text that is no text, a process or a file that the system refuses.
         _fail(f"{type(error).__name__}: {error}", 2)
 
 

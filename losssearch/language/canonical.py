@@ -627,14 +627,3 @@ _RULES = {
     "where": _where,
     "detach": _detach,
 }
-
-__all__ = [
-    "VERSION",
-    "Form",
-    "Simplifier",
-    "candidate_key",
-    "canonical",
-    "key_of_canonical",
-    "structure_key",
-    "structure_key_of_canonical",
-]

@@ -22,7 +22,6 @@ from losssearch.language.primitives import INFIX, PRIMITIVES, Form
 from losssearch.language.program import MAX_NODES, Builder, Constant, Program, program_of
 from losssearch.language.signature import Definition, Signature
 from losssearch.language.term import CONSTANT, DEFINED, INPUT, LITERAL, SIZE, TERMINALS, Term
-from losssearch.language.term import literal as literal_term
 
 MAX_CHARACTERS = 20_000
 MAX_NESTING = 60
@@ -316,6 +315,3 @@ def _wrap(written: tuple[str, int], power: int) -> str:
 def format_number(value: float) -> str:
     """The shortest text that reads back as the same number: 2, 0.25, 1e-06."""
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
-
-
-__all__ = ["define", "format_number", "format_program", "literal_term", "parse", "parse_term"]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from losssearch.errors import SpaceError
 from losssearch.language.program import Program
-from losssearch.outcomes import Outcome
 from losssearch.screening.descent import Descent
 from losssearch.screening.duplicate import Duplicate
 from losssearch.screening.facts import Facts
@@ -99,6 +98,3 @@ class Screens:
         taken = {name: count.to_dict() for name, count in self.counts.items()}
         self.counts = {}
         return taken
-
-
-__all__ = ["SCREENS", "Count", "Outcome", "Screens", "Verdict"]

@@ -202,7 +202,8 @@ class ControllerContract:
         with pytest.raises(UsageError, match="does not fit"):
             make(multiclass, [], 0).restore({"number": 3})
 
-    def test_it_finds_a_known_optimum_that_blind_choice_would_miss(self, make: Make, small: Space) -> None:
+    def test_one_of_three_seeds_comes_near_the_known_optimum(self, make: Make, small: Space) -> None:
+        """Guards against a controller that is broken; drawing at random passes it too."""
         aim = aim_of(small)
         best = 1.0
         for seed in range(3):
