@@ -53,7 +53,8 @@ def with_constants(loss: ClassicalLoss, constants: Mapping[str, float]) -> Progr
     Raises:
         UsageError: A name is no constant of the loss, or a value is no number within its range.
     """
-    known = loss.program.constant_values
+    program = loss.program
+    known = program.constant_values
     for name, value in constants.items():
         if name not in known:
             has = f" It has {', '.join(known)}." if known else " It has none."
@@ -64,6 +65,6 @@ def with_constants(loss: ClassicalLoss, constants: Mapping[str, float]) -> Progr
                 f"Constant {name!r} of {loss.name!r} must be a number, but is {shortened(value)}."
             )
     try:
-        return loss.program.with_constants(constants)
+        return program.with_constants(constants)
     except (FormulaError, OverflowError) as error:
         raise UsageError(f"The loss {loss.name!r}: {error}") from None

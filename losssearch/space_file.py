@@ -76,7 +76,8 @@ class ConstantRow(Row):
 
 class LossRow(Row):
     title: str = Field(min_length=1, max_length=200)
-    formula: str
+    formula: str | None = None
+    parts: dict[str, str] = Field(default={}, max_length=20)
     constants: dict[str, ConstantRow] = Field(default={}, max_length=50)
     source: str = Field(min_length=1, max_length=500)
     seed: bool = True

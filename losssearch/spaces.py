@@ -1,9 +1,10 @@
 """What does a search look for, and which losses are known already? One TOML file a task.
 
-A space names axes, inputs, definitions, what a search may use, and the classical losses of its
-task, each a formula. Shipped files lie in `search_spaces/` and are found by place, never by
-import; a user's own file is given by its path. A file that loads is right: every formula in it has
-been parsed and typed. Costs some 20 ms a file; the same content is not checked twice.
+A space names axes, inputs (which are predicted, which are targets), definitions, what a search may
+use, and the classical losses of its task, each a formula or several. Shipped files lie in
+`search_spaces/` and are found by place, never by import; a user's own file is given by its path. A
+file that loads is right: every formula in it has been parsed and typed. Costs some 20 ms a file; the
+same content is not checked twice.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import keyword
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from losssearch.errors import FormulaError, SpaceError
+from losssearch.errors import FormulaError, SpaceError, UsageError
+from losssearch.language.candidate import LOSS, Candidate
 from losssearch.language.formula import define, parse, parse_term
 from losssearch.language.primitives import PRIMITIVES
 from losssearch.language.program import Constant, Program
@@ -37,39 +39,53 @@ from losssearch.space_file import (
 )
 
 if TYPE_CHECKING:
-    from losssearch.language.sampling import Grammar
+    from losssearch.language.grammar import Grammar
 
-TASKS = {"multiclass": 2, "binary": 1, "regression": 1}  # task -> axes of prediction and target
 BODY = "body"  # what a head calls the formula that a search proposes
 
 _SHIPPED = Path(__file__).parents[1] / "search_spaces"
-_FIRST = tuple(TASKS)
+_FIRST = ("multiclass", "binary", "regression")  # a bare name is looked up in these first
 
 
 @dataclass(frozen=True)
 class ClassicalLoss:
-    """A loss that people know, as an ordinary program with a name.
+    """A loss that people know, as an ordinary candidate with a name.
 
     Args:
         name: In snake_case; stable, since people, databases and tests use it.
         title: One line for people.
-        program: The checked formula with its constants.
+        candidate: The checked formulas with their constants, mostly one; a GAN has two.
         source: Paper with arXiv id or journal, or an honest word that there is none.
         seed: Whether a search of its space may start from it.
     """
 
     name: str
     title: str
-    program: Program
+    candidate: Candidate
     source: str
     seed: bool = True
+
+    @property
+    def program(self) -> Program:
+        """The formula that is trained.
+
+        Raises:
+            UsageError: There are several, each trained on its own.
+        """
+        if not self.candidate.is_one:
+            parts = ", ".join(self.candidate.parts)
+            raise UsageError(
+                f"The loss {self.name!r} is no single formula: its parts {parts} are trained each on its "
+                "own. Take one of `loss.candidate.parts`."
+            )
+        return self.candidate.loss
 
     @property
     def requires(self) -> tuple[str, ...]:
         """Inputs beside prediction and target that a caller must provide, in declared order."""
         usual = (Role.PREDICTION, Role.TARGET)
-        inputs = self.program.signature.inputs
-        return tuple(n for n in inputs if n in self.program.inputs and inputs[n].role not in usual)
+        inputs, read = self.candidate.signature.inputs, self.candidate.inputs
+        return tuple(n for n in inputs if n in read and inputs[n].role not in usual)
 
 
 @dataclass(frozen=True)
@@ -102,7 +118,8 @@ class Space:
     Args:
         name: The file's name without `.toml`.
         title: One line for people.
-        task: Convention by which a module takes prediction and target; a key of `TASKS`.
+        task: Name of the shipped space whose predictions and targets it shares, so that the proxies
+            and modules of that one fit; its own name if it shares none.
         path: Where the file lies.
         signature: What the names in a formula mean.
         head: Formula around the proposed `body`, for example `mean(body, 'n')`.
@@ -138,15 +155,13 @@ class Space:
 
     @cached_property
     def seeds(self) -> tuple[ClassicalLoss, ...]:
-        """The losses that a search may start from."""
-        return tuple(loss for loss in self.losses.values() if loss.seed)
+        """The losses that a search may start from: it proposes single formulas."""
+        return tuple(loss for loss in self.losses.values() if loss.seed and loss.candidate.is_one)
 
     @cached_property
     def grammar(self) -> Grammar:
         """What a search may write, as samplers take it."""
-        from losssearch.language.sampling import (
-            Grammar,
-        )  # brings numpy, which reading a file need not
+        from losssearch.language.grammar import Grammar
 
         search = self.search
         return Grammar(
@@ -206,8 +221,6 @@ class _Reader:
 
     def space(self) -> Space:
         file = self.file
-        if file.task not in TASKS:
-            raise self.unknown("task", file.task, TASKS, "task")
         signature = self.signature()
         head = self.head(signature)
         search = self.search(signature)
@@ -237,8 +250,8 @@ class _Reader:
         file = self.file
         axes, copies = tuple(file.axes), self.copies()
         inputs = {name: self.input(name, row) for name, row in file.inputs.items()}
-        self.check_task(inputs)
         bare = Signature(axes, inputs, copies, None, {}, file.better)
+        self.check_task(bare)
         sets = frozenset(self.axis_set(bare, text, "sets") for text in file.sets)
         signature = Signature(axes, inputs, copies, sets, {}, file.better)
         for name, text in file.define.items():
@@ -286,23 +299,33 @@ class _Reader:
             raise self.error(what, *place, "range")
         for text in row.properties:
             kind, _, axis = text.partition(" over ")
-            if text != "one_hot" and not (kind == "simplex" and axis in axes):
-                remedy = "Write 'one_hot', or 'simplex over' and one of its axes."
+            if text != "one_hot" and not (kind in ("simplex", "one_hot") and axis in axes):
+                remedy = "Write 'simplex over' or 'one_hot over' and one of its axes."
                 what = f"There is no property {shortened(text)}. {remedy}"
                 raise self.error(what, *place, "properties")
         return Input(name, tuple(axes), Role(row.role), low, high, frozenset(row.properties))
 
-    def check_task(self, inputs: Mapping[str, Input]) -> None:
-        """A module is called as loss(prediction, target): one of each, over the same axes."""
-        predictions = [i.axes for i in inputs.values() if i.role is Role.PREDICTION]
-        targets = [i.axes for i in inputs.values() if i.role is Role.TARGET]
-        count = TASKS[self.file.task]
-        if len(predictions) != 1 or predictions != targets or len(predictions[0]) != count:
-            raise self.error(
-                f"The task {self.file.task!r} has one input of role prediction and one of role "
-                f"target, both over the same {count} {'axis' if count == 1 else 'axes'}.",
-                "inputs",
-            )
+    def check_task(self, signature: Signature) -> None:
+        """Something is predicted; a file that takes part in a shipped task predicts the same."""
+        if not signature.predictions:
+            raise self.error("One input at least has the role 'prediction'.", "inputs")
+        task = self.file.task
+        if task not in space_names():
+            if task != self.path.stem:
+                known = [self.path.stem, *space_names()]
+                raise self.unknown("task", task, known, "task")
+            return
+        shipped = _SHIPPED / f"{task}.toml"
+        if self.path.resolve() == shipped.resolve():
+            return
+        for role in (Role.PREDICTION, Role.TARGET):
+            wanted, seen = (_of_role(s, role) for s in (load_space(task).signature, signature))
+            if wanted != seen:
+                raise self.error(
+                    f"The task {task!r} has {wanted or 'no input'} of role {role.value}, but here is "
+                    f"{seen or 'none'}. For inputs of your own, write task = {self.path.stem!r}.",
+                    "inputs",
+                )
 
     def axis_set(self, signature: Signature, text: str, *place: str) -> AxisSet:
         for axis in text.split():
@@ -323,7 +346,7 @@ class _Reader:
                 raise self.error(what, "head")
             body = Input(BODY, signature.axes_names(_body_axes(signature, term)))
             inputs = {**signature.inputs, BODY: body}
-            parse(head, Signature(signature.axes, inputs, signature.copies, signature.sets))
+            parse(head, replace(signature, inputs=inputs))
         except FormulaError as error:
             raise self.error(error, "head") from None
         return head
@@ -374,14 +397,37 @@ class _Reader:
                 constants[key] = Constant(key, given.value, given.low, given.high, given.learnable)
             except FormulaError as error:
                 raise self.error(error, *place) from None
-        try:
-            program = parse(row.formula, signature, constants)
-        except FormulaError as error:
-            raise self.error(error, "losses", name, "formula") from None
+        candidate = self.candidate(signature, name, row, constants)
         for key in constants:
-            if key not in program.constant_values:
+            if key not in candidate.constant_values:
                 raise self.error("The formula does not use it.", "losses", name, "constants", key)
-        return ClassicalLoss(name, row.title, program, row.source, row.seed)
+        return ClassicalLoss(name, row.title, candidate, row.source, row.seed)
+
+    def candidate(
+        self, signature: Signature, name: str, row: LossRow, constants: Mapping[str, Constant]
+    ) -> Candidate:
+        if (row.formula is None) != bool(row.parts):
+            raise self.error("A loss has a `formula`, or a table of `parts`.", "losses", name)
+        if row.formula is not None:
+            try:
+                return Candidate.of(parse(row.formula, signature, constants))
+            except FormulaError as error:
+                raise self.error(error, "losses", name, "formula") from None
+        taken = {*signature.inputs, *signature.definitions, *constants, *signature.axes, *self.sizes}
+        for part, text in row.parts.items():
+            place = "losses", name, "parts", part
+            self.check_name(part, *place)
+            if part in taken or part in PRIMITIVES:
+                raise self.error("The name is taken.", *place)
+            if part != LOSS:
+                try:
+                    parse(text, signature, constants)
+                except FormulaError as error:
+                    raise self.error(error, *place) from None
+        try:
+            return Candidate.parse(row.parts, signature, constants)
+        except FormulaError as error:
+            raise self.error(error, "losses", name, "parts", LOSS) from None
 
     # Messages.
 
@@ -402,6 +448,12 @@ class _Reader:
         twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
         if twice is not None:
             raise self.error(f"{shortened(twice)} stands twice.", *place)
+
+
+def _of_role(signature: Signature, role: Role) -> str:
+    """The inputs of a role and their axes: logits over 'n c'."""
+    found = [i for i in signature.inputs.values() if i.role is role]
+    return ", ".join(f"{i.name} over '{' '.join(i.axes)}'" for i in found)
 
 
 def _is_body(term: Term) -> bool:

@@ -5,21 +5,19 @@ batches and initial weights whatever their loss, so that differences between los
 in luck. A loss is only its gradient: its value is never read. A run that diverges keeps its slot,
 full of nan, and disturbs no neighbour.
 
-One thread trains 50 to 70 digits perceptrons a second when the gradient is cheap (a plain loop: 8).
-Each call of a gradient costs its own overhead, shared by all runs of that loss in a block.
+What a training costs, and how far that is from what the machine could do, is in `docs/performance.md`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from losssearch.errors import ProxyError
-from losssearch.execution.bank import GradientBank, Plan, bank_of
+from losssearch.execution.kernel.assembly import Layout
 from losssearch.execution.plan import (
     MLP,
     GradientFn,
@@ -29,6 +27,7 @@ from losssearch.execution.plan import (
     Stage,
     Trainable,
 )
+from losssearch.execution.slopes import Batch, Slots, who_answers
 from losssearch.execution.stacked import Learners, StackedMLP, StackedModules
 from losssearch.outcomes import Outcome
 
@@ -99,17 +98,6 @@ def _blocks(group: Sequence[int], runs: Sequence[Run], limit: int) -> Iterator[l
         yield waiting
 
 
-@dataclass
-class _Slots:
-    """Where the runs of one loss stand: slots [start, stop) of every split."""
-
-    loss: int
-    start: int
-    stop: int
-    failure: str = ""
-    alive: bool = True
-
-
 class _Block:
     """Runs that are trained side by side, on a grid of slots x splits."""
 
@@ -129,7 +117,6 @@ class _Block:
         self.audit = first.stage == "audit"
         numbers = sorted({run.split for run in runs})
         self.data = [proxy.split(number, first.condition, first.stage) for number in numbers]
-        self.plan: Plan | None = None
         self._place(numbers)
 
     def _place(self, numbers: Sequence[int]) -> None:
@@ -138,23 +125,36 @@ class _Block:
         cells: dict[int, list[list[int]]] = {}
         for i, run in enumerate(self.runs):
             cells.setdefault(run.loss, [[] for _ in numbers])[column[run.split]].append(i)
-        self.slots: list[_Slots] = []
+        self.slots: list[Slots] = []
         self.place: list[tuple[int, int]] = [(0, 0)] * len(self.runs)
-        self.bank = bank_of({loss: self.gradients[loss] for loss in cells})
+        losses = {loss: self.gradients[loss] for loss in cells}
+        self.answers = who_answers(losses, self.proxy.prediction, self._layout(), self.device)
         start = 0
-        for loss in self.bank.order if self.bank else cells:
-            columns = cells[loss]
-            stop = start + max(len(found) for found in columns)
-            self.slots.append(_Slots(loss, start, stop))
-            for s, found in enumerate(columns):
-                for k, i in enumerate(found):
-                    self.place[i] = (start + k, s)
-            start = stop
+        for answer in self.answers:
+            own = []
+            for loss in answer.order:
+                columns = cells[loss]
+                stop = start + max(len(found) for found in columns)
+                own.append(Slots(loss, start, stop))
+                for s, found in enumerate(columns):
+                    for k, i in enumerate(found):
+                        self.place[i] = (start + k, s)
+                start = stop
+            answer.place(own)
+            self.slots += own
         self.rate = torch.zeros(start, len(numbers))
         self.decay = torch.zeros(start, len(numbers))
         for run, (k, s) in zip(self.runs, self.place, strict=True):
             self.rate[k, s], self.decay[k, s] = run.rate, run.decay
         self.rate, self.decay = self.rate.to(self.device), self.decay.to(self.device)
+
+    def _layout(self) -> Layout:
+        """Samples and classes of a batch; the space's axes are called n and c."""
+        x, y = self.data[0].train
+        sizes = {"n": min(self.setting.batch, len(x))}
+        if self.proxy.classes:
+            sizes["c"] = y.shape[1]
+        return Layout("n", "c" if self.proxy.classes else "", sizes)
 
     def _stack(self, pick: str) -> tuple[Tensor, Tensor]:
         """Features (S, samples, ...) and targets (S, samples, c) of "train", "valid" or "test"."""
@@ -194,104 +194,40 @@ class _Block:
         steps = x.shape[1] // batch
         provided = self._provided()
         points: list[tuple[int, dict[str, Tensor]]] = []
-        gradient = x.new_zeros(*self.rate.shape, y.shape[-1], batch).transpose(2, 3)
+        slots, splits = self.rate.shape
+        gradient = x.new_zeros(splits, slots, y.shape[-1], batch).permute(1, 0, 3, 2)
         xs, ys = x[:, : steps * batch].clone(), y[:, : steps * batch].clone()
+        targets = ys.new_empty(steps, splits, y.shape[-1], batch)
         for epoch in range(self.epochs):
             for s, order in enumerate(orders):
                 rows = torch.randperm(x.shape[1], generator=order)[: steps * batch].to(x.device)
                 torch.index_select(x[s], 0, rows, out=xs[s])
                 torch.index_select(y[s], 0, rows, out=ys[s])
+            targets.copy_(ys.view(splits, steps, batch, -1).permute(1, 0, 3, 2))
             for step in range(steps):
                 rows_now = slice(step * batch, (step + 1) * batch)
                 prediction = learners.forward(xs[:, rows_now])
                 progress = x.new_tensor((epoch * steps + step) / (self.epochs * steps))
-                self._ask_losses(prediction, ys[:, rows_now], progress, provided, gradient)
+                asked = Batch(prediction, targets[step], progress, provided, gradient)
+                for answer in self.answers:
+                    answer(asked)
                 learners.learn(gradient)
             last = epoch + 1 == self.epochs
             if last or (epoch + 1) % self.setting.evaluate_every == 0:
                 points.append((epoch + 1, self._judge(learners, judges, last)))
                 finite = learners.finite()
-                for slots in self.slots:
-                    slots.alive = bool(finite[slots.start : slots.stop].any())
+                for own in self.slots:
+                    own.alive = bool(finite[own.start : own.stop].any())
         return self._results(points, learners.finite())
 
     def _provided(self) -> dict[str, Tensor]:
         """`prior`, `count`, ... with a leading split dimension."""
         return {
-            name: torch.stack([torch.as_tensor(split.provided[name]) for split in self.data]).to(self.device)
+            name: torch.stack([torch.as_tensor(split.provided[name]).float() for split in self.data]).to(
+                self.device
+            )
             for name in self.data[0].provided
         }
-
-    def _ask_losses(
-        self,
-        prediction: Tensor,
-        target: Tensor,
-        progress: Tensor,
-        provided: Mapping[str, Tensor],
-        gradient: Tensor,
-    ) -> None:
-        """Fills `gradient` (K, S, n, c) with dL/dprediction of every loss."""
-        if self.bank is not None:
-            self._ask_bank(self.bank, prediction, target, progress, provided, gradient)
-            return
-        scalar = self.proxy.classes is None
-        common: dict[int, dict[str, Tensor]] = {}
-        for slots in self.slots:
-            part = gradient[slots.start : slots.stop]
-            if slots.failure or not slots.alive:
-                part.zero_()
-                continue
-            count = slots.stop - slots.start
-            if count not in common:
-                common[count] = {
-                    name: value.expand(count, *value.shape).flatten(0, 1)
-                    for name, value in {**provided, "target": target.transpose(1, 2)}.items()
-                }
-                flipped = common[count]["target"]  # (R, c, n) in memory, as the predictions are
-                common[count]["target"] = flipped.squeeze(1) if scalar else flipped.transpose(1, 2)
-                common[count]["progress"] = progress
-            mine = prediction[slots.start : slots.stop].flatten(0, 1)
-            mine = mine.squeeze(-1) if scalar else mine
-            try:
-                found = self.gradients[slots.loss]({**common[count], self.proxy.prediction: mine})
-                if found.shape != mine.shape:
-                    raise ValueError(
-                        f"the gradient must have the prediction's shape {tuple(mine.shape)}, "
-                        f"but has {tuple(found.shape)}"
-                    )
-                part.copy_((found.unsqueeze(-1) if scalar else found).unflatten(0, part.shape[:2]))
-            except Exception as error:  # whatever a loss does, its neighbours go on
-                slots.failure = f"{type(error).__name__}: {error}"
-                part.zero_()
-
-    def _ask_bank(
-        self,
-        bank: GradientBank,
-        prediction: Tensor,
-        target: Tensor,
-        progress: Tensor,
-        provided: Mapping[str, Tensor],
-        gradient: Tensor,
-    ) -> None:
-        """All losses at once, on all rows (slot, split)."""
-        scalar = self.proxy.classes is None
-        slots, splits = self.rate.shape
-        flipped = target.transpose(1, 2)  # (S, c, n) in memory, as the predictions are
-        inputs = {
-            name: value.expand(slots, *value.shape).flatten(0, 1)
-            for name, value in {**provided, "target": flipped}.items()
-        }
-        rows = inputs["target"]
-        inputs["target"] = rows.squeeze(1) if scalar else rows.transpose(1, 2)
-        mine = prediction.flatten(0, 1)
-        inputs |= {"progress": progress, self.proxy.prediction: mine.squeeze(-1) if scalar else mine}
-        if self.plan is None:
-            counts = {s.loss: (s.stop - s.start) * splits for s in self.slots}
-            self.plan = bank.plan(counts, inputs[self.proxy.prediction], {"progress": True})
-        found = self.plan(inputs)
-        for part in self.slots:
-            own = found[part.loss].unsqueeze(-1) if scalar else found[part.loss]
-            gradient[part.start : part.stop].copy_(own.unflatten(0, (-1, splits)))
 
     def _judge(
         self, learners: Learners, judges: Mapping[str, tuple[Tensor, Tensor]], last: bool

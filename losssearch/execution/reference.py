@@ -17,7 +17,7 @@ from losssearch.language.canonical import canonical
 from losssearch.language.derivative import gradient
 from losssearch.language.primitives import PRIMITIVES, Form
 from losssearch.language.program import Instruction, Program
-from losssearch.language.signature import Kind, Signature
+from losssearch.language.signature import Kind, Role, Signature
 from losssearch.language.term import CONSTANT, DEFINED, INPUT, LITERAL, SIZE
 
 if TYPE_CHECKING:
@@ -161,9 +161,14 @@ def dims_of(order: tuple[str, ...], step: Instruction) -> tuple[int, ...]:
 
 
 def aligned(signature: Signature, name: str, tensor: Tensor, order: tuple[str, ...] | None = None) -> Tensor:
-    """An input at full rank in the given order of axes: size 1 for each axis that it lacks."""
+    """An input at full rank in the given order of axes: size 1 for each axis that it lacks.
+
+    A mask may come as numbers: all but 0 is yes.
+    """
     order = order or signature.axes
     axes = signature.inputs[name].axes
+    if signature.inputs[name].role is Role.MASK:
+        tensor = tensor.bool()
     if tensor.ndim < len(axes):
         raise UsageError(
             f"Input {name!r} has the axes ({', '.join(axes)}), but got shape {tuple(tensor.shape)}."

@@ -43,8 +43,8 @@ class Learners(ABC):
             x: Shape (S, n, ...).
 
         Returns:
-            Shape (K, S, n, c), laid out in memory as (K, S, c, n): a reduction over ten classes is
-            many times faster so. A buffer: valid until the next call.
+            Shape (K, S, n, c), laid out in memory as (S, K, c, n): losses work on long rows of
+            samples. A buffer: valid until the next call.
         """
 
     @abstractmethod
@@ -174,18 +174,17 @@ class StackedMLP(Learners):
     def forward(self, x: Tensor) -> Tensor:
         n = x.shape[1]
         if n not in self._buffers:
-            out = self._rate.new_empty(self.slots, self.splits, self.outputs, n)
-            self._buffers = {n: [*self._make_buffers(n), *self._make_buffers(n), out]}
+            self._buffers = {n: [*self._make_buffers(n), *self._make_buffers(n)]}
         buffers = self._buffers[n]
         depth = len(self._sizes)
         self._x = x
         self._hidden = self._run(x, buffers[:depth])
-        return buffers[-1].transpose(2, 3).copy_(self._on_grid(self._hidden[-1]))
+        return self._on_grid(self._hidden[-1])
 
     def learn(self, gradient: Tensor) -> None:
         depth, n, grid = len(self._sizes), self._x.shape[1], self.slots * self.splits
         self._steps += 1
-        spare = self._buffers[n][depth : 2 * depth]
+        spare = self._buffers[n][depth:]
         up = spare[-1]
         on_grid = up.view(self.splits, self.slots, self.outputs, n)
         seen = gradient.permute(1, 0, 3, 2)
@@ -288,12 +287,13 @@ class StackedModules(Learners):
     def forward(self, x: Tensor) -> Tensor:
         with torch.enable_grad():
             self._out = self._call(x, training=True)
-        return self._out.detach()
+        return self._out.detach().permute(1, 0, 3, 2).contiguous().permute(1, 0, 3, 2)
 
     def learn(self, gradient: Tensor) -> None:
         self._steps += 1
         parameters = list(self._parameters.values())
-        found = torch.autograd.grad(self._out, [p.value for p in parameters], gradient)
+        # One layout whatever the block's size: a product of another layout rounds otherwise.
+        found = torch.autograd.grad(self._out, [p.value for p in parameters], gradient.contiguous())
         for parameter, slope in zip(parameters, found, strict=True):
             if self._adam:
                 parameter.gradient.copy_(slope)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from functools import cache, lru_cache
 
-from losssearch.language.canonical import Simplifier, canonical
+from losssearch.language.canonical import canonical
 from losssearch.language.formula import parse_term
 from losssearch.language.primitives import PRIMITIVES, Form
 from losssearch.language.program import Program
 from losssearch.language.signature import AxisSet
+from losssearch.language.simplify import Simplifier
 from losssearch.language.term import INPUT, LITERAL, NAME, Term
 
 
@@ -85,7 +86,8 @@ def _instantiate(builder: Simplifier, term: Term, names: dict[str, int], axes: o
     args = [_instantiate(builder, arg, names, axes) for arg in term.args]
     if term.op == "sum":
         return _sum(builder, args[0], tuple(str(a) for a in axes))  # type: ignore[attr-defined]
-    return builder.apply(term.op, args, term.data)
+    data = tuple(str(a) for a in axes) if term.data == ("A",) else term.data  # type: ignore[attr-defined]
+    return builder.apply(term.op, args, data)
 
 
 def _sum(builder: Simplifier, value: int, axes: tuple[str, ...]) -> int:

@@ -105,7 +105,7 @@ def facts(program: Program) -> Facts:
         batch_free=_batch_free(program),
         convex=_convex(source, ranges),
         monotone=_monotone(source),
-        equivariant=Fact(Verdict.PROVED, "No word of the language looks at a position."),
+        equivariant=_equivariant(source),
         blind_to=_blind_to(source, slope),
         kinks=kinks,
     )
@@ -155,6 +155,8 @@ def _sharper(program: Program, step: Instruction, found: list[Interval], longest
         if any(is_distribution(program.signature, program.instructions, i, step.data) for i in step.args):
             return None
         return _repeated(iv.mul(x, given[1]), size)
+    if step.op == "cumsum":
+        return _repeated(x, size)
     if step.op == "logsumexp":
         top = x.high + math.log(size)
         if len(given) == 1:
@@ -210,6 +212,8 @@ def _kinks(program: Program, ranges: tuple[Interval, ...]) -> tuple[str, ...]:
                 reached = step.args[0] in moves
             case "max" | "min":
                 reached = step.args[0] in moves
+            case "sort_by" | "unsort_by":
+                reached = step.args[1] in moves
             case _:
                 reached = False
         if reached:
@@ -243,6 +247,13 @@ def _batch_free(program: Program) -> Fact:
     if isinstance(parts, Coupled):
         return Fact(Verdict.UNKNOWN, parts.why)
     return Fact(Verdict.PROVED, "It is a mean over samples.")
+
+
+def _equivariant(program: Program) -> Fact:
+    for step in program.instructions:
+        if step.op in PRIMITIVES and PRIMITIVES[step.op].ordered:
+            return Fact(Verdict.UNKNOWN, f"'{step.op}' looks at the order of elements.")
+    return Fact(Verdict.PROVED, "No word in it looks at a position.")
 
 
 def _blind_to(source: Program, slope: Program) -> tuple[str, ...]:
@@ -300,7 +311,8 @@ def _bend(program: Program, step: Instruction, bends: list[str], ranges: tuple[I
             return _power(given[0], where[0], where[1])
     row = PRIMITIVES[step.op]
     if row.curvature == _AFFINE:
-        return _joined([_scaled(bend, iv.point(sign)) for bend, sign in zip(given, row.rising, strict=False)])
+        signs = zip(given, row.rising, strict=False)
+        return _joined([_scaled(bend, iv.point(sign) if sign else iv.REALS) for bend, sign in signs])
     if row.curvature not in (_CONVEX, _CONCAVE):
         return _OPEN
     rising = row.rising or (0,) * len(given)

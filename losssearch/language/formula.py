@@ -2,8 +2,8 @@
 
     formula  := (NAME '=' sum ';')* comparison
     operators, loosest first: comparisons; + -; * /; unary -; ** (to the right)
-    calls: NAME '(' arguments ')', with axes as text: sum(x, 'c'), mean(x, 'n', weight), like(x,
-        m='n')
+    calls: NAME '(' arguments ')', with axes as text: sum(x, 'c'), mean(x, 'n', weight),
+        sort_by(x, key, 's'), like(x, m='n')
 
 A parser of our own over a whitelisted syntax, with hard caps on characters, nodes and nesting:
 nothing that a user, a file or a database holds is ever evaluated. `parse(format_program(p)) == p`
@@ -46,6 +46,7 @@ def parse(
     constants: Mapping[str, ConstantLike] | None = None,
     *,
     scalar: bool = True,
+    names: Mapping[str, Term] | None = None,
 ) -> Program:
     """The program that a formula describes.
 
@@ -54,6 +55,7 @@ def parse(
         signature: What its names mean.
         constants: Name -> value, (value, low, high) or `Constant`.
         scalar: Whether the result must be a single number, as a loss must.
+        names: What further names stand for, as if the formula began by binding them.
 
     Raises:
         FormulaError: The text cannot be read or is badly typed; says where and what to do.
@@ -65,7 +67,7 @@ def parse(
                 f"constant {constant.name!r} has the name of an input or definition",
                 remedy="Choose another name",
             )
-    return program_of(signature, parse_term(text), named, text=text, scalar=scalar)
+    return program_of(signature, parse_term(text, names), named, text=text, scalar=scalar)
 
 
 def define(signature: Signature, name: str, text: str) -> Signature:
@@ -100,8 +102,8 @@ def _constant(name: str, value: ConstantLike) -> Constant:
     return Constant(name, number, low, high)
 
 
-def parse_term(text: str) -> Term:
-    """The tree that a formula describes; names are not yet looked up."""
+def parse_term(text: str, names: Mapping[str, Term] | None = None) -> Term:
+    """The tree that a formula describes; names are not yet looked up, but for those given."""
     if not isinstance(text, str):
         raise FormulaError(f"a formula must be text, but is {type(text).__name__}")
     if len(text) > MAX_CHARACTERS:
@@ -109,18 +111,18 @@ def parse_term(text: str) -> Term:
             f"the formula has {len(text)} characters, more than {MAX_CHARACTERS}",
             remedy="Give long parts a name in the space's [define]",
         )
-    return _Parser(text).formula()
+    return _Parser(text, names or {}).formula()
 
 
 class _Parser:
     """Operator precedence over a token list. Recursion is bounded by MAX_NESTING."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, names: Mapping[str, Term]) -> None:
         self.text = text
         self.tokens = list(self._tokenize())
         self.next = 0
         self.nesting = 0
-        self.locals: dict[str, Term] = {}
+        self.locals = dict(names)
 
     def _tokenize(self) -> Iterable[tuple[str, str, int]]:
         position = self._skip(0)
@@ -267,7 +269,7 @@ def format_program(program: Program) -> str:
     bindings: list[str] = []
     written: list[tuple[str, int]] = []
     for i, step in enumerate(program.instructions):
-        text, power = _format_step(step.op, [written[j] for j in step.args], step.data)
+        text, power = format_step(step.op, [written[j] for j in step.args], step.data)
         if name_shared and uses[i] > 1 and step.op not in TERMINALS:
             name = f"v{len(bindings)}"
             while name in taken:
@@ -278,7 +280,7 @@ def format_program(program: Program) -> str:
     return "".join(bindings) + written[program.outputs[-1]][0]
 
 
-def _format_step(op: str, args: list[tuple[str, int]], data: object) -> tuple[str, int]:
+def format_step(op: str, args: list[tuple[str, int]], data: object) -> tuple[str, int]:
     if op == LITERAL:
         number = float(str(data))
         return format_number(number), _UNARY if number < 0 else _ATOM
@@ -302,7 +304,7 @@ def _format_step(op: str, args: list[tuple[str, int]], data: object) -> tuple[st
     if row.form is Form.COPY and isinstance(data, tuple):
         texts += [f"{to}='{origin}'" for to, origin in data]
     elif isinstance(data, tuple):
-        place = 2 if row.form is Form.CONTRACTION else 1
+        place = 1 if row.form is Form.REDUCTION else len(texts)
         texts.insert(place, "'" + " ".join(str(a) for a in data) + "'")
     return f"{op}({', '.join(texts)})", _ATOM
 

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from losssearch.language.canonical import Simplifier, canonical
+from losssearch.language.canonical import canonical
 from losssearch.language.primitives import EPS, PRIMITIVES, Form
 from losssearch.language.program import Instruction, Program
+from losssearch.language.simplify import Simplifier
 from losssearch.language.term import INPUT, SIZE, Data, Term
 
 

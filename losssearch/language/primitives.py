@@ -15,7 +15,7 @@ where a loss is most wrong.
     means           divide by the guarded division, so the mean of nothing is 0
 
 Kinks: abs'(0) = relu'(0) = 0; maximum and minimum share a tie in halves, max and min over axes in
-equal parts. In a derivative `x y z` are the arguments, `out` is the value, `g` the gradient of the
+equal parts. Sorting is by descending key, equal keys stay in order, and no gradient flows into a key. In a derivative `x y z` are the arguments, `out` is the value, `g` the gradient of the
 whole in `out`, and `'A'` stands for the axes of the operation. A missing weight reads as 1.
 """
 
@@ -68,6 +68,11 @@ class Primitive:
         commutes: Whether the first two arguments may be swapped.
         rising: For each argument +1 rising, -1 falling, 0 neither, 2 rising with its size |x|.
         curvature: "affine", "convex", "concave" or "" in all arguments together.
+        ordered: Whether the order of elements counts, so that it works along a single axis.
+        scalar: The same on numbers, in the operators and `math` alone: what a kernel compiles. Masks
+            are 1 and 0. None where an element depends on others.
+        lowering: The same by elementwise primitives and plain sums, maxima and minima, for a kernel:
+            without and with a weight; `ln` has no guard. "" where it is one of those itself.
     """
 
     name: str
@@ -85,6 +90,9 @@ class Primitive:
     commutes: bool = False
     rising: tuple[int, ...] = ()
     curvature: str = ""
+    ordered: bool = False
+    scalar: Callable[..., float] | None = None
+    lowering: tuple[str, ...] | None = None
 
     @property
     def has_axes(self) -> bool:
@@ -207,6 +215,10 @@ def _erf(x: Tensor) -> Tensor:
     return x.erf()
 
 
+def _atan(x: Tensor) -> Tensor:
+    return x.atan()
+
+
 def _maximum(x: Tensor, y: Tensor) -> Tensor:
     return x.maximum(y)
 
@@ -272,26 +284,32 @@ def _mean(x: Tensor, dims: tuple[int, ...], weight: Tensor | None = None) -> Ten
 
 def _max(x: Tensor, dims: tuple[int, ...], mask: Tensor | None = None) -> Tensor:
     """Largest value over `dims` where the mask is positive; nothing at all gives 0."""
-    if mask is None:
-        return x.amax(dims, keepdim=True)
-    top = x.where(mask > 0, -float("inf")).amax(dims, keepdim=True)
-    return top.where(top > -float("inf"), 0.0)
+    kept = x if mask is None else x.where(mask > 0, -float("inf"))
+    if 0 in [kept.shape[dim] for dim in dims]:
+        return kept.sum(dims, keepdim=True)
+    top = kept.amax(dims, keepdim=True)
+    return top if mask is None else top.where(top > -float("inf"), 0.0)
 
 
 def _min(x: Tensor, dims: tuple[int, ...], mask: Tensor | None = None) -> Tensor:
     """Smallest value over `dims` where the mask is positive; nothing at all gives 0."""
-    if mask is None:
-        return x.amin(dims, keepdim=True)
-    low = x.where(mask > 0, float("inf")).amin(dims, keepdim=True)
-    return low.where(low < float("inf"), 0.0)
+    kept = x if mask is None else x.where(mask > 0, float("inf"))
+    if 0 in [kept.shape[dim] for dim in dims]:
+        return kept.sum(dims, keepdim=True)
+    low = kept.amin(dims, keepdim=True)
+    return low if mask is None else low.where(low < float("inf"), 0.0)
 
 
 def _logsumexp(x: Tensor, dims: tuple[int, ...], weight: Tensor | None = None) -> Tensor:
     """log of sum of weight * exp(x) over `dims`; weights at or below 0 are left out, nothing gives 0."""
     if weight is None:
-        return x.logsumexp(dims, keepdim=True)
+        nothing = 0 in [x.shape[dim] for dim in dims]
+        return x.sum(dims, keepdim=True) if nothing else x.logsumexp(dims, keepdim=True)
     kept = weight > 0
-    top = x.detach().where(kept, -float("inf")).amax(dims, keepdim=True)
+    known = x.detach().where(kept, -float("inf"))
+    if 0 in [known.shape[dim] for dim in dims]:
+        return (x * weight).sum(dims, keepdim=True)
+    top = known.amax(dims, keepdim=True)
     top = top.where(top > -float("inf"), 0.0)
     terms = weight.where(kept, 0.0) * (x - top).where(kept, 0.0).exp()
     total = terms.sum(dims, keepdim=True)
@@ -300,11 +318,38 @@ def _logsumexp(x: Tensor, dims: tuple[int, ...], weight: Tensor | None = None) -
 
 
 def _any(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    return (x > 0).amax(dims, keepdim=True)
+    return (x > 0).sum(dims, keepdim=True) > 0
 
 
 def _dot(x: Tensor, y: Tensor, dims: tuple[int, ...]) -> Tensor:
     return (x * y).sum(dims, keepdim=True)
+
+
+def _sort_by(x: Tensor, dims: tuple[int, ...], key: Tensor) -> Tensor:
+    """The values in the order of descending keys; equal keys stay in order."""
+    shape = (x + key).shape
+    order = key.expand(shape).argsort(dim=dims[0], descending=True, stable=True)
+    return x.expand(shape).gather(dims[0], order)
+
+
+def _unsort_by(x: Tensor, dims: tuple[int, ...], key: Tensor) -> Tensor:
+    """What undoes sorting by the same key: the value of rank r goes back to where rank r came from."""
+    shape = (x + key).shape
+    order = key.expand(shape).argsort(dim=dims[0], descending=True, stable=True)
+    return x.expand(shape).gather(dims[0], order.argsort(dim=dims[0]))
+
+
+def _cumsum(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    return x.cumsum(dims[0])
+
+
+def _diff(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Each value less the one before it; before the first stands 0."""
+    return x.diff(dim=dims[0], prepend=x.narrow(dims[0], 0, min(x.shape[dims[0]], 1)) * 0)
+
+
+def _flip(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    return x.flip(dims)
 
 
 def _like(x: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -325,18 +370,38 @@ def _div_interval(x: Interval, y: Interval) -> Interval:
     return iv.mul(x, Interval(-2 / EPS, 2 / EPS))
 
 
+def _div_of(x: float, y: float) -> float:
+    kept = max(abs(y), EPS)
+    size = 1 / kept + max(EPS - abs(y), 0.0) / EPS / EPS
+    return x * (size if y >= 0 else -size)
+
+
 def _log_of(x: float) -> float:
-    if x < EPS:
-        return math.log(EPS) + (x - EPS) / EPS
-    return math.log(x) if x < math.inf else math.inf
+    return math.log(max(x, EPS)) - max(EPS - x, 0.0) / EPS
 
 
 def _sqrt_of(x: float) -> float:
-    return math.sqrt(x) if x >= EPS**2 else EPS + (x - EPS**2) / (2 * EPS)
+    return math.sqrt(max(x, EPS * EPS)) - max(EPS * EPS - x, 0.0) * 0.5 / EPS
 
 
 def _exp_of(x: float) -> float:
-    return math.exp(x) if x <= CEILING else math.exp(CEILING) * (1 + x - CEILING)
+    return math.exp(min(x, CEILING)) * (1 + max(x - CEILING, 0.0))
+
+
+def _pow_of(x: float, y: float) -> float:
+    base = max(x, EPS)
+    exponent = y * math.log(base)
+    capped = min(exponent, CEILING)
+    power = math.exp(capped)
+    return power * (1 + (exponent - capped)) - y * power / EPS * (base - x)
+
+
+def _tanh_of(x: float) -> float:
+    return math.tanh(x)
+
+
+def _erf_of(x: float) -> float:
+    return math.erf(x)
 
 
 def _pow_interval(x: Interval, y: Interval) -> Interval:
@@ -356,11 +421,12 @@ def _softplus_of(x: float) -> float:
 
 
 def _sigmoid_of(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(max(x, -700.0)) / (1 + math.exp(x))
+    tail = math.exp(-abs(x))
+    return (1 if x >= 0 else tail) / (1 + tail)
 
 
 def _square_of(x: float) -> float:
-    return x * x if abs(x) < 1e150 else math.inf
+    return x * x
 
 
 def _sum_interval(x: Interval, weight: Interval = iv.UNIT) -> Interval:
@@ -388,7 +454,19 @@ def _dot_interval(x: Interval, y: Interval) -> Interval:
     return _sum_interval(iv.mul(x, y))
 
 
+def _cumsum_interval(x: Interval) -> Interval:
+    return Interval(x.low if x.low >= 0 else -iv.INF, x.high if x.high <= 0 else iv.INF)
+
+
+def _diff_interval(x: Interval) -> Interval:
+    return x.hull(iv.sub(x, x))
+
+
 def _same(x: Interval) -> Interval:
+    return x
+
+
+def _first(x: Interval, key: Interval) -> Interval:
     return x
 
 
@@ -404,78 +482,136 @@ _POW_Y = (
 )
 _MEAN_X = "g * y / sum(y, 'A')"
 _MEAN_Y = "t = sum(y, 'A'); d = maximum(abs(t), 1e-6); g * (x / t - sum(x * y, 'A') / d / d)"
+#: Stands below every number where a value is left out of a maximum: near the edge of single precision.
+_KEPT = "k = y > 0; e = max(y, 'A') > 0;"
+_MAX_OF_KEPT = f"{_KEPT} where(e, max(where(k, x, -3e38), 'A'), 0)"
+_MIN_OF_KEPT = f"{_KEPT} where(e, min(where(k, x, 3e38), 'A'), 0)"
+_LOGSUMEXP = (
+    "t = max(x, 'A'); t + ln(sum(exp(x - t), 'A'))",
+    f"{_KEPT} t = where(e, max(where(k, x, -3e38), 'A'), 0);"
+    "where(e, t + ln(sum(where(k, y, 0) * exp(where(k, x - t, 0)), 'A')), 0)",
+)
 _HIT = "h = where(x == out, y > 0, 0); g * h / sum(h, 'A')"
 
 _ROWS = [
     Primitive("add", _E, 2, _add, ("g", "g"), iv.add, "{x} + {y}", symbol="+", commutes=True,
-              rising=(1, 1), curvature="affine"),
+              rising=(1, 1), curvature="affine",
+              scalar=lambda x, y: x + y),
     Primitive("sub", _E, 2, _sub, ("g", "-g"), iv.sub, "{x} - {y}", symbol="-",
-              rising=(1, -1), curvature="affine"),
-    Primitive("mul", _E, 2, _mul, ("g * y", "g * x"), iv.mul, r"{x} \cdot {y}", symbol="*", commutes=True),
+              rising=(1, -1), curvature="affine",
+              scalar=lambda x, y: x - y),
+    Primitive("mul", _E, 2, _mul, ("g * y", "g * x"), iv.mul, r"{x} \cdot {y}", symbol="*", commutes=True,
+              scalar=lambda x, y: x * y),
     Primitive("div", _E, 2, _div, ("g / y", "d = maximum(abs(y), 1e-6); -(g * x / d / d)"), _div_interval,
               r"\frac{{{x}}}{{{y}}}", symbol="/", plain=_plain_div,
-              harmless=lambda x, y: y.low >= EPS or y.high <= -EPS),
-    Primitive("neg", _E, 1, _neg, ("-g",), iv.neg, "-{x}", symbol="-", rising=(-1,), curvature="affine"),
+              harmless=lambda x, y: y.low >= EPS or y.high <= -EPS,
+              scalar=_div_of),
+    Primitive("neg", _E, 1, _neg, ("-g",), iv.neg, "-{x}", symbol="-", rising=(-1,), curvature="affine",
+              scalar=lambda x: -x),
     Primitive("abs", _E, 1, _abs, ("where(x > 0, g, where(x < 0, -g, 0))",), iv.even(abs),
-              r"\left|{x}\right|", rising=(2,), curvature="convex"),
+              r"\left|{x}\right|", rising=(2,), curvature="convex",
+              scalar=lambda x: abs(x)),
     Primitive("square", _E, 1, _square, ("2 * g * x",), iv.even(_square_of), "{x}^2",
-              rising=(2,), curvature="convex"),
+              rising=(2,), curvature="convex",
+              scalar=_square_of),
     Primitive("sqrt", _E, 1, _sqrt, ("g / (2 * sqrt(maximum(x, 1e-12)))",), iv.increasing(_sqrt_of),
               r"\sqrt{{{x}}}", plain=_plain_sqrt, harmless=lambda x: x.low >= EPS**2,
-              rising=(1,), curvature="concave"),
+              rising=(1,), curvature="concave",
+              scalar=_sqrt_of),
     Primitive("pow", _E, 2, _pow, (_POW_X, _POW_Y), _pow_interval, "{x}^{{{y}}}", symbol="**",
               plain=_plain_pow,
               harmless=lambda x, y: x.low >= EPS and iv.mul(y, Interval(_log_of(x.low), _log_of(x.high))).high
-              <= CEILING),
+              <= CEILING,
+              scalar=_pow_of),
     Primitive("exp", _E, 1, _exp, (f"g * minimum(out, {_TOP})",), iv.increasing(_exp_of), r"e^{{{x}}}",
-              plain=_plain_exp, harmless=lambda x: x.high <= CEILING, rising=(1,), curvature="convex"),
+              plain=_plain_exp, harmless=lambda x: x.high <= CEILING, rising=(1,), curvature="convex",
+              scalar=_exp_of),
     Primitive("log", _E, 1, _log, ("g / maximum(x, 1e-6)",), iv.increasing(_log_of), r"\log {x}",
-              plain=_plain_log, harmless=lambda x: x.low >= EPS, rising=(1,), curvature="concave"),
+              plain=_plain_log, harmless=lambda x: x.low >= EPS, rising=(1,), curvature="concave",
+              scalar=_log_of),
     Primitive("tanh", _E, 1, _tanh, ("g * (1 - square(out))",), iv.increasing(math.tanh), r"\tanh {x}",
-              rising=(1,)),
+              rising=(1,),
+              scalar=_tanh_of),
     Primitive("sigmoid", _E, 1, _sigmoid, ("g * out * (1 - out)",), iv.increasing(_sigmoid_of),
-              r"\sigma\left({x}\right)", rising=(1,)),
+              r"\sigma\left({x}\right)", rising=(1,),
+              scalar=_sigmoid_of),
     Primitive("softplus", _E, 1, _softplus, ("g * sigmoid(x)",), iv.increasing(_softplus_of),
-              r"\operatorname{{softplus}}\left({x}\right)", rising=(1,), curvature="convex"),
+              r"\operatorname{{softplus}}\left({x}\right)", rising=(1,), curvature="convex",
+              scalar=_softplus_of),
     Primitive("relu", _E, 1, _relu, ("where(x > 0, g, 0)",), iv.increasing(lambda x: max(x, 0.0)),
-              r"\left[{x}\right]_+", rising=(1,), curvature="convex"),
-    Primitive("sin", _E, 1, _sin, ("g * cos(x)",), iv.wave, r"\sin {x}"),
-    Primitive("cos", _E, 1, _cos, ("-(g * sin(x))",), iv.wave, r"\cos {x}"),
+              r"\left[{x}\right]_+", rising=(1,), curvature="convex",
+              scalar=lambda x: max(x, 0.0)),
+    Primitive("sin", _E, 1, _sin, ("g * cos(x)",), iv.wave, r"\sin {x}",
+              scalar=lambda x: math.sin(x)),
+    Primitive("cos", _E, 1, _cos, ("-(g * sin(x))",), iv.wave, r"\cos {x}",
+              scalar=lambda x: math.cos(x)),
     Primitive("erf", _E, 1, _erf, ("g * 1.1283791670955126 * exp(-square(x))",), iv.increasing(math.erf),
-              r"\operatorname{{erf}}\left({x}\right)", rising=(1,)),
+              r"\operatorname{{erf}}\left({x}\right)", rising=(1,),
+              scalar=_erf_of),
+    Primitive("atan", _E, 1, _atan, ("g / (1 + square(x))",), iv.increasing(math.atan),
+              r"\arctan\left({x}\right)", rising=(1,),
+              scalar=lambda x: math.atan(x)),
     Primitive("maximum", _E, 2, _maximum,
               ("where(x > y, g, where(x < y, 0, g / 2))", "where(y > x, g, where(y < x, 0, g / 2))"),
-              iv.maximum, r"\max\left({x}, {y}\right)", commutes=True, rising=(1, 1), curvature="convex"),
+              iv.maximum, r"\max\left({x}, {y}\right)", commutes=True, rising=(1, 1), curvature="convex",
+              scalar=lambda x, y: max(x, y)),
     Primitive("minimum", _E, 2, _minimum,
               ("where(x < y, g, where(x > y, 0, g / 2))", "where(y < x, g, where(y > x, 0, g / 2))"),
-              iv.minimum, r"\min\left({x}, {y}\right)", commutes=True, rising=(1, 1), curvature="concave"),
-    Primitive("greater", _E, 2, _greater, (None, None), _YES_NO, "{x} > {y}", symbol=">", result=_M),
-    Primitive("greater_equal", _E, 2, _greater_equal, (None, None), _YES_NO, r"{x} \ge {y}", symbol=">=", result=_M),
-    Primitive("less", _E, 2, _less, (None, None), _YES_NO, "{x} < {y}", symbol="<", result=_M),
-    Primitive("less_equal", _E, 2, _less_equal, (None, None), _YES_NO, r"{x} \le {y}", symbol="<=", result=_M),
-    Primitive("equal", _E, 2, _equal, (None, None), _YES_NO, "{x} = {y}", symbol="==", commutes=True, result=_M),
+              iv.minimum, r"\min\left({x}, {y}\right)", commutes=True, rising=(1, 1), curvature="concave",
+              scalar=lambda x, y: min(x, y)),
+    Primitive("greater", _E, 2, _greater, (None, None), _YES_NO, "{x} > {y}", symbol=">", result=_M,
+              scalar=lambda x, y: 1.0 if x > y else 0.0),
+    Primitive("greater_equal", _E, 2, _greater_equal, (None, None), _YES_NO, r"{x} \ge {y}", symbol=">=", result=_M,
+              scalar=lambda x, y: 1.0 if x >= y else 0.0),
+    Primitive("less", _E, 2, _less, (None, None), _YES_NO, "{x} < {y}", symbol="<", result=_M,
+              scalar=lambda x, y: 1.0 if x < y else 0.0),
+    Primitive("less_equal", _E, 2, _less_equal, (None, None), _YES_NO, r"{x} \le {y}", symbol="<=", result=_M,
+              scalar=lambda x, y: 1.0 if x <= y else 0.0),
+    Primitive("equal", _E, 2, _equal, (None, None), _YES_NO, "{x} = {y}", symbol="==", commutes=True, result=_M,
+              scalar=lambda x, y: 1.0 if x == y else 0.0),
     Primitive("where", _E, 3, _where, (None, "where(x, g, 0)", "where(x, 0, g)"), _where_interval,
-              r"\begin{{cases}} {y} & {x} \\ {z} & \text{{otherwise}} \end{{cases}}", masks=(0,)),
-    Primitive("detach", _E, 1, _detach, (None,), _same, r"\overline{{{x}}}"),
+              r"\begin{{cases}} {y} & {x} \\ {z} & \text{{otherwise}} \end{{cases}}", masks=(0,),
+              scalar=lambda x, y, z: y if x != 0 else z),
+    Primitive("detach", _E, 1, _detach, (None,), _same, r"\overline{{{x}}}",
+              scalar=lambda x: x),
     Primitive("softmax", _L, 1, _softmax, ("out * (g - sum(g * out, 'A'))",), iv.constantly(iv.UNIT),
-              r"\operatorname{{softmax}}_{{{axes}}}\left({x}\right)"),
+              r"\operatorname{{softmax}}_{{{axes}}}\left({x}\right)",
+              lowering=("e = exp(x - max(x, 'A')); e / sum(e, 'A')",)),
     Primitive("log_softmax", _L, 1, _log_softmax, ("g - exp(out) * sum(g, 'A')",),
               iv.constantly(Interval(-iv.INF, 0.0)),
-              r"\operatorname{{log\,softmax}}_{{{axes}}}\left({x}\right)", curvature="concave"),
+              r"\operatorname{{log\,softmax}}_{{{axes}}}\left({x}\right)", curvature="concave",
+              lowering=("d = x - max(x, 'A'); d - ln(sum(exp(d), 'A'))",)),
     Primitive("sum", _R, 2, _sum, ("g * y", "g * x"), _sum_interval, r"\sum_{{{axes}}} {x}",
-              rising=(1, 0), curvature="affine"),
+              rising=(1, 0), curvature="affine",
+              lowering=("", "sum(x * y, 'A')")),
     Primitive("mean", _R, 2, _mean, (_MEAN_X, _MEAN_Y), _mean_interval, r"\operatorname{{mean}}_{{{axes}}} {x}",
-              rising=(1, 0), curvature="affine"),
+              rising=(1, 0), curvature="affine",
+              lowering=("sum(x, 'A') / sum(1, 'A')", "sum(x * y, 'A') / sum(y, 'A')")),
     Primitive("max", _R, 2, _max, (_HIT, None), _max_interval, r"\max_{{{axes}}} {x}",
-              rising=(1, 0), curvature="convex"),
+              rising=(1, 0), curvature="convex",
+              lowering=("", _MAX_OF_KEPT)),
     Primitive("min", _R, 2, _min, (_HIT, None), _max_interval, r"\min_{{{axes}}} {x}",
-              rising=(1, 0), curvature="concave"),
+              rising=(1, 0), curvature="concave",
+              lowering=("", _MIN_OF_KEPT)),
     Primitive("logsumexp", _R, 2, _logsumexp,
               ("relu(y) * g * exp(x - out)", "where(y > 0, g * exp(x - out), 0)"), _logsumexp_interval,
-              r"\log\sum_{{{axes}}} e^{{{x}}}", rising=(1, 0), curvature="convex"),
-    Primitive("any", Form.REDUCTION, 1, _any, (None,), _YES_NO, r"\exists_{{{axes}}}\, {x}", result=_M),
+              r"\log\sum_{{{axes}}} e^{{{x}}}", rising=(1, 0), curvature="convex",
+              lowering=_LOGSUMEXP),
+    Primitive("any", Form.REDUCTION, 1, _any, (None,), _YES_NO, r"\exists_{{{axes}}}\, {x}", result=_M,
+              lowering=("max(x, 'A')",)),
     Primitive("dot", _C, 2, _dot, ("g * y", "g * x"), _dot_interval, r"\sum_{{{axes}}} {x} \cdot {y}",
-              commutes=True),
+              commutes=True,
+              lowering=("sum(x * y, 'A')",)),
+    Primitive("sort_by", _L, 2, _sort_by, ("unsort_by(g, y, 'A')", None), _first,
+              r"\operatorname{{sort}}_{{{axes}}}\left({x};\, {y}\right)", rising=(1, 0), ordered=True),
+    Primitive("unsort_by", _L, 2, _unsort_by, ("sort_by(g, y, 'A')", None), _first,
+              r"\operatorname{{sort}}^{{-1}}_{{{axes}}}\left({x};\, {y}\right)", rising=(1, 0), ordered=True),
+    Primitive("cumsum", _L, 1, _cumsum, ("flip(cumsum(flip(g, 'A'), 'A'), 'A')",), _cumsum_interval,
+              r"\operatorname{{cumsum}}_{{{axes}}}\left({x}\right)", rising=(1,), curvature="affine", ordered=True),
+    Primitive("diff", _L, 1, _diff, ("flip(diff(flip(g, 'A'), 'A'), 'A')",), _diff_interval,
+              r"\Delta_{{{axes}}}\left({x}\right)", rising=(0,), curvature="affine", ordered=True),
+    Primitive("flip", _L, 1, _flip, ("flip(g, 'A')",), _same,
+              r"\operatorname{{flip}}_{{{axes}}}\left({x}\right)", rising=(1,), curvature="affine", ordered=True),
     Primitive("like", Form.COPY, 1, _like, ("g",), _same, r"{x}^{{({axes})}}", rising=(1,), curvature="affine"),
 ]  # fmt: skip
 

@@ -345,6 +345,12 @@ class Builder:
             over = self.signature.axes_of(names)
         except FormulaError as error:
             raise self._error(error.message, position, error.remedy) from None
+        if row.ordered and len(names) > 1:
+            raise self._error(
+                f"{row.name} works along one axis, but got '{' '.join(names)}'",
+                position,
+                f"For example {row.name}(..., '{names[0]}')",
+            )
         if absent := over & ~union:
             raise self._error(
                 f"{row.name} over '{self.signature.axes_text(absent)}', but its argument has "
@@ -371,10 +377,12 @@ class Builder:
                 )
             bit_to, bit_origin = self.signature.bits[to], self.signature.bits[origin]
             if not axes & bit_origin or axes & bit_to:
+                swapped = axes & bit_to and not axes & bit_origin
                 raise self._error(
                     f"like({to}='{origin}') needs a value with axis '{origin}' and without '{to}', "
                     f"but it has '{self.signature.axes_text(axes)}'",
                     position,
+                    f"Name the new axis first: like(x, {origin}='{to}')" if swapped else "",
                 )
             axes = axes & ~bit_origin | bit_to
             pairs.append((to, origin))

@@ -3,191 +3,30 @@
 Terms grow from the top by the wanted type: kind, axes, sign, and whether prediction and target
 must occur below. A table of least completions keeps every draw inside the node and depth limits.
 Free growth rarely gives a loss that teaches anything, so there is growth *by role* too: a weight,
-never negative, times a rising function of how wrong the prediction is, plus a free term.
-
-Randomness is counted: proposal k of seed s draws from its own Philox stream, so that it is the
-same after any restart. One proposal, type check included, takes a quarter of a millisecond.
+never negative, times a rising function of how wrong the prediction is, plus a free term. One
+proposal, type check included, takes about a tenth of a millisecond.
 """
 
 from __future__ import annotations
 
-from bisect import bisect
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import accumulate
-from statistics import NormalDist
-from typing import NamedTuple, TypeVar
-
-import numpy as np
 
 from losssearch.errors import FormulaError
 from losssearch.language.bounds import bounds
 from losssearch.language.canonical import canonical
+from losssearch.language.drafts import drafts_of
+from losssearch.language.draws import Draws
 from losssearch.language.formula import parse, parse_term
-from losssearch.language.intervals import Interval
+from losssearch.language.grammar import PREDICTION, TARGET, Grammar, Terminal, Want
 from losssearch.language.primitives import PRIMITIVES, Form
-from losssearch.language.program import Constant, Program, program_of
+from losssearch.language.productions import Productions
+from losssearch.language.program import Constant, Program
 from losssearch.language.signature import AxisSet, Kind, Role, Signature
 from losssearch.language.term import CONSTANT, LITERAL, NAME, Term, at, literal, name, paths
 
-T = TypeVar("T")
-
-PREDICTION, TARGET = 1, 2  # bits of `Want.need`
 FREE_TRIES = 20
-_UNIT_NORMAL = NormalDist()
 
-
-class Draws:
-    """A stream of uniform numbers, and what is made of them; one number a choice."""
-
-    def __init__(self, numbers: Iterator[float]) -> None:
-        self._numbers = numbers
-
-    @classmethod
-    def counted(cls, seed: int, *counter: int) -> Draws:
-        """The stream that belongs to a seed and a counter, on every machine."""
-        return cls(_philox(seed, *counter))
-
-    @classmethod
-    def codons(cls, codons: Sequence[int], base: int) -> Draws:
-        """Integers in [0, base) as choices; when they are used up, a stream that they determine."""
-        return cls(_decoded(codons, base))
-
-    def uniform(self) -> float:
-        return next(self._numbers)
-
-    def below(self, n: int) -> int:
-        return min(int(next(self._numbers) * n), n - 1)
-
-    def chance(self, share: float) -> bool:
-        return next(self._numbers) < share
-
-    def pick(self, items: Sequence[T]) -> T:
-        return items[self.below(len(items))]
-
-    def weighted(self, totals: Sequence[float]) -> int:
-        """An index, from running totals of the weights."""
-        return min(bisect(totals, next(self._numbers) * totals[-1]), len(totals) - 1)
-
-    def normal(self) -> float:
-        return _UNIT_NORMAL.inv_cdf(min(max(next(self._numbers), 1e-9), 1 - 1e-9))
-
-    def between(self, low: float, high: float) -> float:
-        """Even on a logarithmic scale."""
-        return float(low * (high / low) ** next(self._numbers))
-
-
-def _philox(seed: int, *counter: int) -> Iterator[float]:
-    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, *counter))))
-    while True:
-        yield from generator.random(64).tolist()
-
-
-def _decoded(codons: Sequence[int], base: int) -> Iterator[float]:
-    for codon in codons:
-        yield (codon + 0.5) / base
-    yield from _philox(len(codons), *codons)
-
-
-class Want(NamedTuple):
-    """The type of a wanted term.
-
-    Args:
-        kind: Number or mask.
-        axes: Exactly these.
-        sign: 1 never negative, -1 never positive, 0 either.
-        need: Which of PREDICTION and TARGET must occur in it.
-    """
-
-    kind: Kind
-    axes: AxisSet
-    sign: int = 0
-    need: int = 0
-
-
-class Production(NamedTuple):
-    """One way to make a wanted term: a finished leaf, or an operation on wanted arguments."""
-
-    weight: float
-    op: str
-    data: tuple[str, ...] | None
-    args: tuple[Want, ...]
-    leaf: Term | None = None
-
-
-class Terminal(NamedTuple):
-    """A name that formulas may use, and what is known of it."""
-
-    term: Term
-    kind: Kind
-    axes: AxisSet
-    interval: Interval
-    need: int
-
-
-@dataclass(frozen=True)
-class Grammar:
-    """What a search may write.
-
-    Args:
-        signature: What names mean.
-        primitives: Name -> weight of the primitives that may be used.
-        terminals: Names of inputs, definitions and axis sizes that may be used.
-        sets: Axis sets that a grown value may have.
-        nodes, depth: Limits of a body; the head does not count.
-        head: A formula with the name `body` in it.
-        rightness: Terminal -> +1 if it rises as the prediction gets better, -1 if it falls, 2 if
-            its size falls.
-    """
-
-    signature: Signature
-    primitives: Mapping[str, float]
-    terminals: tuple[str, ...]
-    sets: frozenset[AxisSet]
-    nodes: int = 24
-    depth: int = 8
-    head: str = "body"
-    rightness: Mapping[str, int] | None = None
-
-
-# Result sign <- signs of the arguments. Domains are kept here too (log, sqrt, pow).
-_SIGNS: dict[str, tuple[tuple[int, tuple[int, ...]], ...]] = {
-    "add": ((0, (0, 0)), (1, (1, 1)), (-1, (-1, -1))),
-    "sub": ((0, (0, 0)), (1, (1, -1)), (-1, (-1, 1))),
-    "mul": ((0, (0, 0)), (1, (1, 1)), (1, (-1, -1)), (-1, (1, -1))),
-    "div": ((0, (0, 1)), (1, (1, 1)), (-1, (-1, 1))),
-    "pow": ((1, (1, 1)),),
-    "maximum": ((0, (0, 0)), (1, (1, 0)), (-1, (-1, -1))),
-    "minimum": ((0, (0, 0)), (1, (1, 1)), (-1, (-1, 0))),
-    "neg": ((0, (0,)), (1, (-1,)), (-1, (1,))),
-    "abs": ((1, (0,)),),
-    "square": ((1, (0,)),),
-    "exp": ((1, (0,)),),
-    "softplus": ((1, (0,)),),
-    "relu": ((1, (0,)),),
-    "sigmoid": ((1, (0,)),),
-    "sqrt": ((1, (1,)),),
-    "log": ((0, (1,)),),
-    "sin": ((0, (0,)),),
-    "cos": ((0, (0,)),),
-    "softmax": ((1, (0,)),),
-    "log_softmax": ((-1, (0,)),),
-    "logsumexp": ((0, (0,)),),
-    "dot": ((0, (0, 0)), (1, (1, 1)), (-1, (1, -1))),
-    "where": ((0, (0, 0, 0)), (1, (0, 1, 1)), (-1, (0, -1, -1))),
-    "any": ((0, (0,)),),
-}
-_SAME_SIGN = ((0, (0,)), (1, (1,)), (-1, (-1,)))  # tanh, erf, detach, sum, mean, max, min
-_COMPARED = ((0, (0, 0)),)
-
-# How often an operation is chosen: sums and products make losses, towers of sigmoids do not.
-WEIGHTS = {
-    "add": 4.0, "sub": 3.0, "mul": 4.0, "div": 2.5, "neg": 1.0, "square": 1.5, "exp": 1.5,
-    "log": 1.5, "pow": 2.0, "sum": 2.0, "mean": 1.5, "dot": 3.0, "max": 1.0, "min": 1.0,
-    "logsumexp": 0.5,
-}  # fmt: skip
-ORDINARY_WEIGHT = 0.6
 
 _LITERALS = (1.0, 1.0, 2.0, 0.5, 3.0, 0.1)
 
@@ -234,10 +73,10 @@ class Sketch:
     def adopted(self, constant: Constant) -> Term:
         """A constant of another program, under a new name."""
         i = len(self.constants)
-        while f"c{i}" in self._taken or f"c{i}" in self.constants:
+        while (name := f"c{i}") in self._taken or name in self.constants:
             i += 1
-        self.constants[f"c{i}"] = replace(constant, name=f"c{i}")
-        return Term(CONSTANT, (), f"c{i}")
+        self.constants[name] = Constant(name, constant.value, constant.low, constant.high, constant.learnable)
+        return Term(CONSTANT, (), name)
 
 
 class Sampler:
@@ -256,9 +95,8 @@ class Sampler:
         self.right = [(names[n], d) for n, d in (grammar.rightness or {}).items() if n in names]
         self._penalised = [t for t in self.terminals if self._can_be_penalised(t)]
         self.body = Want(Kind.REAL, self.body_axes, 0, self._possible_need())
-        self._table: dict[Want, list[Production]] = {}
-        self._least: dict[Want, tuple[int, int]] = {}
-        self._ready: dict[tuple[Want, int, int], tuple[list[float], list[Production]]] = {}
+        self._sufficient: dict[frozenset[str], bool] = {}
+        self.productions = Productions(grammar, self.terminals, self.body_axes)
         self._templates = {
             key: [parse_term(text) for text in texts if self._writable(text)]
             for key, texts in {
@@ -266,7 +104,6 @@ class Sampler:
                 "size": _WRONG_SIZE, "rising": _RISING, "weight": _WEIGHT,
             }.items()
         }  # fmt: skip
-        self._prepare(self.body)
 
     # What is known beforehand.
 
@@ -299,7 +136,7 @@ class Sampler:
             program.root.kind,
             program.root.axes,
             interval,
-            _need_of(self.signature, program),
+            _need_of(self.signature, program.inputs),
         )
 
     def _can_be_penalised(self, terminal: Terminal) -> bool:
@@ -315,115 +152,12 @@ class Sampler:
             need |= terminal.need
         return need
 
-    # Productions, and the least size and depth that completes each want.
-
-    def _prepare(self, root: Want) -> None:
-        stack = [root]
-        while stack:
-            want = stack.pop()
-            if want not in self._table:
-                self._table[want] = list(self._productions(want))
-                stack += [arg for production in self._table[want] for arg in production.args]
-        far = 10**6
-        self._least = dict.fromkeys(self._table, (far, far))
-        changed = True
-        while changed:
-            changed = False
-            for want, productions in self._table.items():
-                least = self._least[want]
-                for p in productions:
-                    size = 1 + sum(self._least[a][0] for a in p.args)
-                    depth = 1 + max((self._least[a][1] for a in p.args), default=0)
-                    least = (min(least[0], size), min(least[1], depth))
-                if least != self._least[want]:
-                    self._least[want], changed = least, True
-
-    def _productions(self, want: Want) -> Iterator[Production]:
-        yield from self._leaves(want)
-        for op, weight in self.grammar.primitives.items():
-            row = PRIMITIVES[op]
-            if weight <= 0 or row.form is Form.COPY or (row.result is Kind.MASK) != (want.kind is Kind.MASK):
-                continue
-            rules = _COMPARED if row.result is Kind.MASK and op != "any" else _SIGNS.get(op, _SAME_SIGN)
-            fitting = [args for sign, args in rules if want.sign in (0, sign)]
-            if want.sign == 0 and any(sign == 0 for sign, _ in rules):
-                fitting = [args for sign, args in rules if sign == 0]
-            if op == "detach" and want.need & PREDICTION:
-                continue
-            for signs in fitting:
-                kinds = [Kind.MASK if i in row.masks or op == "any" else Kind.REAL for i in range(len(signs))]
-                shapes = list(self._shapes(op, row.form, want.axes, len(signs)))
-                needs = _needs(want.need, len(signs), op)
-                share = weight / max(len(fitting) * len(needs), 1) / max(sum(s for s, _, _ in shapes), 1e-9)
-                for shape_weight, data, axes in shapes:
-                    for need in needs:
-                        args = tuple(map(Want, kinds, axes, signs, need))
-                        yield Production(share * shape_weight, op, data, args)
-
-    def _leaves(self, want: Want) -> Iterator[Production]:
-        for terminal in self.terminals:
-            low, high = terminal.interval
-            if (
-                terminal.axes == want.axes
-                and terminal.need & want.need == want.need
-                and (terminal.kind is Kind.MASK or want.kind is Kind.REAL)
-                and (want.sign == 0 or (low >= 0 if want.sign > 0 else high <= 0))
-            ):
-                # A value that already speaks of both is worth more than a raw input.
-                yield Production(1.0 + terminal.need, "leaf", None, (), terminal.term)
-        if want.axes == 0 and want.need == 0 and want.kind is Kind.REAL:
-            yield Production(6.0, CONSTANT, None, ())
-            yield Production(3.0, LITERAL, None, ())
-
-    def _shapes(
-        self, op: str, form: Form, axes: AxisSet, count: int
-    ) -> Iterator[tuple[float, tuple[str, ...] | None, tuple[AxisSet, ...]]]:
-        """Axes of arguments that give a value over `axes`: weight, axes reduced, one set each."""
-        sets = self.grammar.sets
-        if form is Form.ELEMENTWISE:
-            if count == 1:
-                yield 1.0, None, (axes,)
-            elif op == "pow":
-                yield 1.0, None, (axes, 0)
-            elif count == 2:
-                for x in sets | {0}:
-                    for y in sets | {0}:
-                        if x | y == axes:
-                            both = 1.0 if x == y else 0.5 if 0 in (x, y) else 0.25
-                            yield both, None, (x, y)
-            else:
-                yield 1.0, None, (axes,) * count
-            return
-        for i, axis in enumerate(self.signature.axes):
-            bit = 1 << i
-            if form is Form.ALONG:
-                if axes & bit and not self.body_axes & bit:
-                    yield 1.0, (axis,), (axes,)
-                continue
-            if bit & (axes | self.body_axes) or axes | bit not in sets:
-                continue
-            if form is Form.CONTRACTION:
-                for x in sets:
-                    for y in sets:
-                        if x | y == axes | bit and x & y & bit:
-                            yield 1.0 if x == y else 0.5, (axis,), (x, y)
-            else:
-                yield 1.0, (axis,), (axes | bit,)
-
     # Growth.
 
     def can(self, want: Want, nodes: int, depth: int) -> bool:
         """Whether some term of this type has at most so many nodes and levels."""
-        if want not in self._table:
-            self._prepare_more(want)
-        size, least_depth = self._least[want]
+        size, least_depth = self.productions.least(want)
         return size <= nodes and least_depth <= depth
-
-    def _prepare_more(self, want: Want) -> None:
-        known = len(self._table)
-        self._prepare(want)
-        if len(self._table) > known:
-            self._ready.clear()
 
     def grow(self, want: Want, nodes: int, depth: int, draws: Draws, sketch: Sketch) -> Term:
         """A term of the wanted type, of about `nodes` nodes and at most `depth` levels.
@@ -436,11 +170,7 @@ class Sampler:
         return self._grow(want, nodes, depth, draws, sketch)
 
     def _grow(self, want: Want, nodes: int, depth: int, draws: Draws, sketch: Sketch) -> Term:
-        key = (want, nodes, depth)
-        ready = self._ready.get(key)
-        if ready is None:
-            ready = self._ready[key] = self._fitting(want, nodes, depth)
-        totals, productions = ready
+        totals, productions = self.productions.fitting(want, nodes, depth)
         production = productions[draws.weighted(totals)]
         if production.leaf is not None:
             return production.leaf
@@ -449,7 +179,7 @@ class Sampler:
         if production.op == LITERAL:
             value = draws.pick(_LITERALS)
             return literal(-value if want.sign < 0 else value)
-        least = [self._least[a][0] for a in production.args]
+        least = [self.productions.least(a)[0] for a in production.args]
         spare = max(nodes - 1 - sum(least), 0)
         args: list[Term] = []
         for i, arg in enumerate(production.args):
@@ -457,23 +187,6 @@ class Sampler:
             spare -= extra
             args.append(self._grow(arg, least[i] + extra, depth - 1, draws, sketch))
         return Term(production.op, tuple(args), production.data)
-
-    def _fitting(self, want: Want, nodes: int, depth: int) -> tuple[list[float], list[Production]]:
-        """What completes within the limits; leaves are rare while there is room."""
-        fits: list[tuple[float, Production]] = []
-        for p in self._table[want]:
-            size = 1 + sum(self._least[a][0] for a in p.args)
-            levels = 1 + max((self._least[a][1] for a in p.args), default=0)
-            if size <= nodes and levels <= depth:
-                rare = 0.05 if not p.args and nodes > 2 else 1.0
-                fits.append((p.weight * rare, p))
-        if not fits:  # what is smallest may be too deep: depth decides
-            fits = [
-                (1.0, p)
-                for p in self._table[want]
-                if max((self._least[a][1] for a in p.args), default=0) < max(depth, self._least[want][1])
-            ]
-        return list(accumulate(w for w, _ in fits)), [p for _, p in fits]
 
     # Whole programs.
 
@@ -483,7 +196,7 @@ class Sampler:
 
     def has_head(self, program: Program) -> bool:
         """Whether a program is a body under the space's head."""
-        return _matches(self.head, program.term())
+        return _matches(self.head, program, program.outputs[-1])
 
     def fits(self, program: Program) -> bool:
         """Inside the limits, and dependent on all that a loss needs."""
@@ -493,7 +206,7 @@ class Sampler:
 
     def speaks_of_all(self, program: Program) -> bool:
         """Whether prediction and target occur, as far as the grammar can name them."""
-        return _need_of(self.signature, program) & self.body.need == self.body.need
+        return self._suffices(program.inputs)
 
     def program(self, body: Term, sketch: Sketch) -> Program:
         """The checked program of a body.
@@ -501,7 +214,29 @@ class Sampler:
         Raises:
             FormulaError: It is badly typed.
         """
-        return program_of(self.signature, self.dressed(body), sketch.constants.values())
+        drafts = drafts_of(self.signature)
+        return drafts.written(drafts.place(self.dressed(body)), sketch.constants.values())
+
+    def fitting(self, term: Term, constants: Iterable[Constant]) -> Program | None:
+        """The program of a whole term; None where it is badly typed or does not fit."""
+        drafts = drafts_of(self.signature)
+        most, deepest = self.limits
+        try:
+            step = drafts.place(term)
+            nodes, depth = drafts.size(step)
+            if nodes > most or depth > deepest or not self._suffices(drafts.reads(step)):
+                return None
+            return drafts.written(step, constants)
+        except FormulaError:
+            return None
+
+    def _suffices(self, inputs: frozenset[str]) -> bool:
+        """Whether these inputs are all that a loss needs."""
+        found = self._sufficient.get(inputs)
+        if found is None:
+            need = _need_of(self.signature, inputs)
+            found = self._sufficient[inputs] = need & self.body.need == self.body.need
+        return found
 
     @cached_property
     def limits(self) -> tuple[int, int]:
@@ -516,7 +251,7 @@ class Sampler:
             FormulaError: Nothing fits the limits.
         """
         nodes, depth = self.grammar.nodes, self.grammar.depth
-        least = self._least[self.body][0]
+        least, _ = self.productions.least(self.body)
         for _ in range(FREE_TRIES):
             sketch = Sketch()
             size = min(max(round(draws.between(max(least, 3), max(nodes, 4))), least), nodes)
@@ -613,8 +348,7 @@ class Sampler:
 
     def _grown_small(self, want: Want, nodes: int, draws: Draws, sketch: Sketch) -> Term:
         size = 1 + draws.below(nodes)
-        self.can(want, nodes, nodes)
-        least, levels = self._least[want]
+        least, levels = self.productions.least(want)
         return self._grow(want, max(size, least), max(4, levels), draws, sketch)
 
     def filled(self, template: Term, parts: Mapping[str, Term], draws: Draws, sketch: Sketch) -> Term:
@@ -637,26 +371,10 @@ def drawn_constant(sign: int, draws: Draws, sketch: Sketch) -> Term:
     return sketch.constant(max(-10.0, min(10.0, draws.normal() * 1.5)), -10.0, 10.0)
 
 
-def _need_of(signature: Signature, program: Program) -> int:
-    roles = {signature.inputs[i].role for i in program.inputs}
+def _need_of(signature: Signature, inputs: Iterable[str]) -> int:
+    roles = {signature.inputs[i].role for i in inputs}
     moves = any(role.is_differentiable for role in roles)
     return PREDICTION * moves | TARGET * (Role.TARGET in roles)
-
-
-def _needs(need: int, count: int, op: str) -> list[tuple[int, ...]]:
-    """How the arguments share what must occur."""
-    if count == 1:
-        return [(need,)]
-    if op == "pow":
-        return [(need, 0)]
-    if op == "where":
-        return [(0, need, 0), (0, 0, need)]
-    if need == 0:
-        return [(0,) * count]
-    splits: list[tuple[int, ...]] = [(need, 0), (0, need)]
-    if need == PREDICTION | TARGET:
-        splits += [(PREDICTION, TARGET), (TARGET, PREDICTION)]
-    return splits
 
 
 def _place_of_body(head: Term) -> tuple[int, ...]:
@@ -674,14 +392,13 @@ def _with_body(head: Term, path: tuple[int, ...], body: Term) -> Term:
     return Term(head.op, args, head.data)
 
 
-def _matches(head: Term, term: Term) -> bool:
-    if head == name("body"):
-        return True
+def _matches(head: Term, program: Program, index: int) -> bool:
+    step = program.instructions[index]
     if head.op == NAME:
-        return term.data == head.data and not term.args
+        return head.data == "body" or (step.data == head.data and not step.args)
     return (
-        head.op == term.op
-        and head.data == term.data
-        and len(head.args) == len(term.args)
-        and all(map(_matches, head.args, term.args))
+        head.op == step.op
+        and head.data == step.data
+        and len(head.args) == len(step.args)
+        and all(_matches(part, program, i) for part, i in zip(head.args, step.args, strict=True))
     )

@@ -7,28 +7,42 @@ and `log_pt`. This is the same rewriting with the names left standing, and diffe
 from __future__ import annotations
 
 from losssearch.errors import FormulaError
-from losssearch.language.canonical import Simplifier
-from losssearch.language.program import Builder, Program
+from losssearch.language.drafts import drafts_of
+from losssearch.language.forms import ValuesDecide, forms_of
+from losssearch.language.program import Program
+from losssearch.language.simplify import Simplifier
+from losssearch.language.term import Term
 
 
 def tidied(program: Program) -> Program:
     """The same loss, no longer than before; the program itself where nothing was to be gained."""
-    simplifier = Simplifier(program.signature, program.constants, expand=False)
-    builder = Builder(program.signature, program.constants)
     try:
-        place: list[int] = []
-        for step in program.instructions:
-            args = [place[i] for i in step.args]
-            place.append(simplifier.visit(step.op, args, step.data))
-        plain = simplifier.program([place[program.outputs[-1]]])
-        place = []
-        for step in plain.instructions:
-            args = [place[i] for i in step.args]
-            if step.op == "add" and builder.instructions[args[1]].op == "neg":
-                place.append(builder.apply("sub", (args[0], builder.instructions[args[1]].args[0])))
-            else:
-                place.append(builder.visit(step.op, args, step.data))
-        tidy = builder.program([place[plain.outputs[-1]]])
+        plain = _plain(program)
+        drafts = drafts_of(program.signature)
+        tidy = drafts.written(drafts.place(_with_differences(plain)), plain.constants)
     except FormulaError:  # a step on the way has axes that the space does not allow
         return program
     return tidy if tidy.size <= program.size else program
+
+
+def _plain(program: Program) -> Program:
+    try:
+        return forms_of(program.signature, expand=False).simplest(program)
+    except ValuesDecide:
+        simplifier = Simplifier(program.signature, program.constants, expand=False)
+        place: list[int] = []
+        for step in program.instructions:
+            place.append(simplifier.visit(step.op, [place[i] for i in step.args], step.data))
+        return simplifier.program([place[program.outputs[-1]]])
+
+
+def _with_differences(plain: Program) -> Term:
+    """The tree with x + -y written as x - y."""
+    terms: list[Term] = []
+    for step in plain.instructions:
+        args = tuple([terms[i] for i in step.args])
+        if step.op == "add" and args[1].op == "neg":
+            terms.append(Term("sub", (args[0], args[1].args[0])))
+        else:
+            terms.append(Term(step.op, args, step.data))
+    return terms[plain.outputs[-1]]

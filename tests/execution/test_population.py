@@ -21,8 +21,11 @@ from losssearch.execution.plan import (
     Stage,
 )
 from losssearch.execution.population import train_population
+from losssearch.execution.reference import loss_gradient
 from losssearch.execution.stacked import StackedModules, initial_weights
+from losssearch.language.formula import parse
 from losssearch.outcomes import Outcome
+from losssearch.spaces import load_space
 
 Inputs = Mapping[str, Tensor]
 FEATURES, CLASSES = 6, 3
@@ -276,3 +279,66 @@ def test_running_statistics_are_why_models_run_one_by_one() -> None:
     assert StackedModules(net, Setting(), [0], CLASSES, *grid).why_loop == ""
     why = StackedModules(normed_net, Setting(), [0], CLASSES, *grid).why_loop
     assert "BatchNorm1d" in why
+
+
+def programs_of(*names: str) -> list[GradientFn]:
+    space = load_space("multiclass")
+    return [loss_gradient(space.loss(name).program, "logits") for name in names]
+
+
+def test_a_program_trains_as_the_function_that_it_is() -> None:
+    runs = [Run(loss, s, rate) for loss in (0, 1) for s in (0, 3) for rate in (0.05, 0.2)]
+    results = train_population(Task(), [cross_entropy, *programs_of("cross_entropy")], runs)
+    for by_function, by_program in zip(results[:4], results[4:], strict=True):
+        assert by_program.metric == pytest.approx(by_function.metric, rel=1e-4)
+    # Two words for one loss are one structure, and the same bits.
+    twice = train_population(Task(), programs_of("cross_entropy", "cross_entropy"), runs)
+    assert [r.curve for r in twice[:4]] == [r.curve for r in twice[4:]]
+
+
+def test_a_program_that_diverges_leaves_its_neighbours_bit_identical() -> None:
+    losses = programs_of("cross_entropy", "brier", "focal")
+    calm = [Run(loss, s, 0.1) for loss in (0, 1, 2) for s in (0, 1)]
+    wild = [replace(run, rate=1e30) if run.loss == 1 else run for run in calm]
+    before, after = (train_population(Task(), losses, runs) for runs in (calm, wild))
+    for run, one, other in zip(calm, before, after, strict=True):
+        if run.loss == 1:
+            assert other.outcome is Outcome.DIVERGED
+        else:
+            assert one.curve == other.curve
+            assert one.metrics == other.metrics
+
+
+def test_what_the_kernel_refuses_trains_through_torch_beside_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    text = (
+        "mean(-dot(like(target, d='c'), like(log_p, d='c'), 'd'), 'n')"
+    )
+    strange = loss_gradient(parse(text, load_space("multiclass").signature), "logits")
+    runs = [Run(loss, s, 0.1) for loss in (0, 1) for s in (0, 1)]
+    with caplog.at_level("INFO", logger="losssearch"):
+        results = train_population(Task(), [*programs_of("cross_entropy"), strange], runs)
+    assert [r.metric for r in results[2:]] == pytest.approx([r.metric for r in results[:2]], rel=1e-4)
+    assert "1 of 2 losses run on the reference" in caplog.text
+
+
+def conv_net() -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, FEATURES)),
+        nn.Conv1d(1, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(4 * FEATURES, CLASSES),
+    )
+
+
+def test_convolutions_train_stacked_as_they_would_alone() -> None:
+    task = Task(Setting(conv_net, batch=16, epochs=2))
+    grid = torch.ones(1, 1), torch.zeros(1, 1)
+    assert StackedModules(conv_net, Setting(), [0], CLASSES, *grid).why_loop == ""
+    runs = [Run(loss, s, rate) for loss in (0, 1) for s in (0, 1) for rate in (0.02, 0.1)]
+    losses = programs_of("cross_entropy", "brier")
+    together = train_population(task, losses, runs)
+    alone = [train_population(task, losses, [run])[0] for run in runs]
+    assert [r.metric for r in together] == pytest.approx([r.metric for r in alone], rel=2e-4)

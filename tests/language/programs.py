@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from losssearch.execution.reference import Compiled
 from losssearch.language.derivative import gradient
 from losssearch.language.formula import define
-from losssearch.language.primitives import PRIMITIVES
+from losssearch.language.primitives import PRIMITIVES, Form
 from losssearch.language.program import Builder, Constant, Program, program_of
 from losssearch.language.signature import Input, Kind, Role, Signature
 from losssearch.language.term import Term
@@ -50,6 +50,7 @@ SPACE = space()
 _UNARY = [n for n, r in PRIMITIVES.items() if not r.has_axes and r.arity == 1]
 _BINARY = [n for n, r in PRIMITIVES.items() if not r.has_axes and r.arity == 2 and r.result is Kind.REAL]
 _COMPARE = ["greater", "greater_equal", "less", "less_equal", "equal"]
+_ALONG = [n for n, r in PRIMITIVES.items() if r.form is Form.ALONG]
 _LITERALS = [0.0, 1.0, -1.0, 2.0, 0.5, 3.0, 1e-6, -0.25, 10.0]
 
 
@@ -88,9 +89,15 @@ def terms(draw: st.DrawFn, depth: int = 4, detach: bool = True) -> tuple[Term, i
         return Term("like", (x,), ((to, origin),)), axes & ~SPACE.bits[origin] | SPACE.bits[to]
     if form == "a":
         over = _some(draw, axes)
-        return (
-            (Term(draw(st.sampled_from(["softmax", "log_softmax"])), (x,), over), axes) if over else (x, axes)
-        )
+        if not over:
+            return x, axes
+        op = draw(st.sampled_from(_ALONG))
+        if PRIMITIVES[op].ordered:
+            over = over[:1]
+        if PRIMITIVES[op].arity == 1:
+            return Term(op, (x,), over), axes
+        key, more = draw(st.sampled_from(_keys()))
+        return Term(op, (x, key), over), axes | more
     op = draw(st.sampled_from(["sum", "mean", "max", "min", "logsumexp"]))
     args: tuple[Term, ...] = (x,)
     if draw(st.integers(0, 2)) == 0:
@@ -129,6 +136,11 @@ def _terminals() -> list[tuple[Term, int]]:
     names += [*SPACE.definitions, *(c.name for c in CONSTANTS), "C", "N", "log_p", "p"]
     found = [(Term("name", (), n), _axes(Term("name", (), n))) for n in names]
     return found + [(Term("literal", (), v), 0) for v in _LITERALS]
+
+
+def _keys() -> list[tuple[Term, int]]:
+    """Inputs as they are: of a key that is computed, the last digit may decide the order."""
+    return [(Term("name", (), n), _axes(Term("name", (), n))) for n in ("logits", "u", "w", "prior")]
 
 
 def _some(draw: st.DrawFn, axes: int) -> tuple[str, ...]:

@@ -165,7 +165,7 @@ def test_the_gradient_of_the_gradient_is_that_of_autograd(text: str, scale: floa
 
 
 def _squared(slope: Program) -> Program:
-    from losssearch.language.canonical import Simplifier
+    from losssearch.language.simplify import Simplifier
 
     builder = Simplifier(slope.signature, slope.constants)
     values: list[int] = []

@@ -59,6 +59,7 @@ PLAIN = {
     "sin": math.sin,
     "cos": math.cos,
     "erf": math.erf,
+    "atan": math.atan,
     "maximum": max,
     "minimum": min,
     "greater": lambda x, y: x > y,

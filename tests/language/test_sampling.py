@@ -7,17 +7,11 @@ from collections import Counter
 import pytest
 
 from losssearch.errors import FormulaError
+from losssearch.language.draws import Draws
 from losssearch.language.formula import define, parse
+from losssearch.language.grammar import PREDICTION, TARGET, Grammar, Want
 from losssearch.language.program import program_of
-from losssearch.language.sampling import (
-    PREDICTION,
-    TARGET,
-    Draws,
-    Grammar,
-    Sampler,
-    Sketch,
-    Want,
-)
+from losssearch.language.sampling import Sampler, Sketch
 from losssearch.language.signature import Input, Kind, Role, Signature
 
 PRIMITIVES = "add sub mul div neg abs square sqrt pow exp log tanh relu maximum sum mean max dot"

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from losssearch.execution.reference import Compiled
 from losssearch.language.canonical import canonical
+from losssearch.language.draws import Draws
 from losssearch.language.formula import format_program, parse
 from losssearch.language.program import Program
-from losssearch.language.sampling import Draws, Sampler
+from losssearch.language.sampling import Sampler
 from losssearch.language.tidy import tidied
 from losssearch.screening.probes import stratified
 from losssearch.spaces import load_space

@@ -103,6 +103,21 @@ def regression() -> Bench:
     return Bench("regression")
 
 
+@pytest.fixture(scope="session")
+def segmentation() -> Bench:
+    return Bench("segmentation")
+
+
+@pytest.fixture(scope="session")
+def boxes() -> Bench:
+    return Bench("boxes")
+
+
+@pytest.fixture(scope="session")
+def ranking() -> Bench:
+    return Bench("ranking")
+
+
 @pytest.fixture
 def random() -> torch.Generator:
     return torch.Generator().manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from losssearch.space_file import MAX_BYTES
 from losssearch.spaces import load_space, space_names
 
 SHIPPED = ["multiclass", "binary", "regression"]
+FAMILIES = [*SHIPPED, "segmentation", "boxes", "ranking"]
 
 
 def text_of(space: str) -> str:
@@ -62,7 +64,7 @@ def test_every_shipped_space_loads_under_its_name(name):
     assert space.signature.predictions
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_loss_is_one_number_with_a_title_and_a_source(name):
     for key, loss in load_space(name).losses.items():
         assert loss.name == key == key.lower()
@@ -71,7 +73,7 @@ def test_every_loss_is_one_number_with_a_title_and_a_source(name):
         assert len(loss.source) > 5
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_seed_needs_nothing_that_a_search_does_not_have(name):
     space = load_space(name)
     reachable = program_inputs(space)
@@ -80,8 +82,10 @@ def test_a_seed_needs_nothing_that_a_search_does_not_have(name):
 
 
 def program_inputs(space):
+    """What the terminals and the head read."""
     found = set()
-    for terminal in space.search.terminals:
+    known = {*space.signature.inputs, *space.signature.definitions}
+    for terminal in {*space.search.terminals, *known & set(re.findall(r"\w+", space.head))}:
         found |= program_of(space.signature, named(terminal), scalar=False).inputs
     return found
 
@@ -110,6 +114,11 @@ def test_the_zoo_is_complete():
             mse mae huber smooth_l1 pseudo_huber log_cosh pinball expectile cauchy student_t tukey
             welsch barron gaussian_nll poisson_nll msle l1_regulariser l2_regulariser
         """,
+        "segmentation": """
+            pixel_ce dice ce_dice iou tversky focal_tversky log_cosh_dice lovasz_softmax
+        """,
+        "boxes": "l1 smooth_l1 iou giou diou ciou focal_iou cse_a cse_b",
+        "ranking": "pairwise_hinge pairwise_logistic margin_ranking list_net list_mle",
     }
     for space, names in owed.items():
         assert set(names.split()) <= set(load_space(space).losses)
@@ -217,7 +226,7 @@ def test_primitives_may_carry_weights(write):
     assert dict(space.search.primitives) == {"add": 2.5, "mul": 1.0}
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_checked_space_cannot_be_changed(name):
     space = load_space(name)
     with pytest.raises(AttributeError):
@@ -284,7 +293,7 @@ FAULTS = {
     "two predictions": (
         'axes = "c d", role = "provided"',
         'axes = "c d", role = "prediction"',
-        "one input of role",
+        "logits over 'n c' of role prediction, but here is logits over 'n c', transition over 'c d'",
     ),
     "input named like a size": (
         "progress   =",
