@@ -66,14 +66,15 @@ class Trace:
 
 
 def charts(program: Program, space: Space, scale: float | None) -> list[Chart]:
-    """The chart of values and that of gradients; [] for a loss that reads no prediction.
+    """The chart of values and that of gradients; [] for a loss that reads no prediction, or one of a
+    task in which no line of predictions is drawn.
 
     Args:
         program: The loss.
         space: Its space; the classical losses come from there.
         scale: Its stored gradient scale; measured anew when there is none.
     """
-    if space.signature.predictions[0] not in program.inputs:
+    if space.task not in WALKS or space.signature.predictions[0] not in program.inputs:
         return []
     if scale is None or not _is_good(scale):
         scale = gradient_scale(program, space)

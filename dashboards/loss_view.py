@@ -14,7 +14,6 @@ from dashboards import tally
 from dashboards.charts import Chart, Line, chart
 from dashboards.search_view import first_values, sentence, tags
 from losssearch.errors import LossSearchError
-from losssearch.language.canonical import candidate_key
 from losssearch.language.facts import Fact, facts
 from losssearch.language.latex import definitions_to_latex, to_latex
 from losssearch.language.program import Program
@@ -33,6 +32,8 @@ FACTS = {
     "equivariant": "Equivariant",
 }
 MARKS = {"proved": "✓", "refuted": "✗", "unknown": "?"}
+#: What a page shows in place of `read`, of a loss that is no single readable formula.
+UNREAD: dict[str, Any] = {"latex": "", "walk": "", "definitions": {}, "facts": [], "charts": []}
 
 
 def stored_page(
@@ -76,30 +77,23 @@ def stored_page(
         program = program_of_row(candidate, space)
     except (LossSearchError, KeyError, ValueError, TypeError) as error:
         why = f"This formula cannot be read any more: {error}"
-        return page | {
-            "problem": why,
-            "latex": "",
-            "walk": "",
-            "definitions": {},
-            "facts": [],
-            "charts": [],
-        }
+        return page | {"problem": why} | UNREAD
     return page | read(program, space, candidate.scale)
 
 
 def classical_page(store: Store, loss: ClassicalLoss, space: Space) -> dict[str, Any]:
     """The page of a loss of the catalogue, whether or not any search has met it."""
-    program = loss.program
-    key = candidate_key(program)
+    candidate = loss.candidate
+    key = candidate.key
     return {
         "heading": loss.name,
         "reference": f"{space.name}/{loss.name}",
         "title": loss.title,
         "stored": bool(store.candidates([key])),
         "space": space.name,
-        "text": program.text,
-        "constants": constants_of(program),
-        "size": program.size,
+        "text": candidate.text,
+        "constants": constants_of(candidate),
+        "size": candidate.size,
         "key": key,
         "source": loss.source,
         "scale": None,
@@ -113,7 +107,7 @@ def classical_page(store: Store, loss: ClassicalLoss, space: Space) -> dict[str,
         "sightings": tally.sightings(store, key),
         "learning": learning_charts(tally.runs_of(store, key)),
         "problem": "",
-    } | read(program, space, None)
+    } | (read(loss.program, space, None) if candidate.is_one else UNREAD)
 
 
 def read(program: Program, space: Space, scale: float | None) -> dict[str, Any]:
@@ -125,7 +119,7 @@ def read(program: Program, space: Space, scale: float | None) -> dict[str, Any]:
         "definitions": definitions_to_latex(program),
         "facts": told(program),
         "charts": curves.charts(program, space, scale),
-        "walk": curves.WALKS[space.task],
+        "walk": curves.WALKS.get(space.task, ""),
     }
 
 
@@ -152,7 +146,7 @@ def parents(store: Store, search: str | None, proposal: ProposalRow) -> list[tup
         else:
             keys.append(str(parent))
     rows = store.candidates(keys)
-    return [(k, str(rows[k].parts.get("loss", "")) if k in rows else k) for k in keys]
+    return [(k, str(rows[k].parts.get("loss", rows[k].canonical)) if k in rows else k) for k in keys]
 
 
 def evidence(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:

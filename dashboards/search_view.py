@@ -118,7 +118,7 @@ def space_title(space: str) -> str:
 def entries(board: Iterable[Ranked], space: str) -> list[Entry]:
     """Rows for a table. Stored text is shown as it is; nothing is parsed here."""
     try:
-        known = {loss.program.text: loss.name for loss in load_space(space).losses.values()}
+        known = {loss.candidate.text: loss.name for loss in load_space(space).losses.values()}
     except LossSearchError:
         known = {}
     found = []

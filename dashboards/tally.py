@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
-from losssearch.store.reader import AUDIT, EVALUATION, PROPOSAL, SEARCH
+from losssearch.store.reader import AUDIT, CANDIDATE, EVALUATION, PROPOSAL, SEARCH, TRAINED_LOSS
 from losssearch.store.rows import AuditRow, EvaluationRow
 from losssearch.store.store import Store
 
@@ -51,18 +51,19 @@ def scored(store: Store, search_id: int) -> list[tuple[int, float, int]]:
 
 def runs_of(store: Store, key: str, limit: int = 2000) -> list[EvaluationRow]:
     """Trainings of one loss, on every proxy."""
-    query = select(*_COLUMNS).where(EVALUATION.c.candidate_key == key)
+    query = select(*_COLUMNS).join(CANDIDATE, TRAINED_LOSS).where(CANDIDATE.c.key == key)
     with store.reading() as connection:
         rows = connection.execute(query.order_by(EVALUATION.c.id).limit(limit)).all()
     return [EvaluationRow(*row) for row in rows]
 
 
 def sightings(store: Store, key: str, limit: int = 20) -> list[Sighting]:
-    """The searches that proposed a loss, each once, with its first number there."""
+    """The searches that proposed and trained a loss, each once, with its first number there."""
     query = (
         select(SEARCH.c.name, func.min(PROPOSAL.c.number))
         .join(PROPOSAL, PROPOSAL.c.search_id == SEARCH.c.id)
-        .where(PROPOSAL.c.candidate_key == key)
+        .join(CANDIDATE, (PROPOSAL.c.born == CANDIDATE.c.born) & (PROPOSAL.c.credit == CANDIDATE.c.key))
+        .where(CANDIDATE.c.key == key, PROPOSAL.c.candidate_key == key)
         .group_by(SEARCH.c.id, SEARCH.c.name)
         .order_by(SEARCH.c.id)
         .limit(limit)

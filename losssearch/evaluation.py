@@ -1,15 +1,18 @@
 """How good are these losses? What is stored is reused, the rest goes to the workers in chunks.
 
-A chunk of losses is one job and one transaction, and its composition does not depend on the number of
-workers, so that a search gives the same results on any pool and after any restart. A job that kills or hangs
-its worker is split until the culprit is alone; it gets one more try and is then recorded as poison.
+A chunk of losses is one job, and its composition does not depend on the number of workers, so that a search
+gives the same results on any pool and after any restart. Answers that arrive together are stored in one
+transaction, and workers begin while later jobs are still being written, so that one driver keeps a thousand
+workers busy. A job that kills or hangs its worker is split until the culprit is alone; it gets one more try
+and is then recorded as poison.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from losssearch.execution.plan import Run, RunResult
@@ -19,10 +22,11 @@ from losssearch.pools.base import Answer, Pool
 from losssearch.proxies.base import Proxy
 from losssearch.records import candidate_row, constants_of, space_id
 from losssearch.spaces import Space
-from losssearch.store.rows import EvaluationRow, run_text
+from losssearch.store.rows import CandidateRow, EvaluationRow, run_text
 from losssearch.store.store import ACCIDENTS, Store
 
 RUNS_A_JOB = 32
+JOBS_AT_ONCE = 256  # written and submitted before answers are looked at again
 DEADLINE_S = 60.0
 TRIES = 2
 
@@ -36,12 +40,14 @@ class Contender:
         program: As written.
         scale: Factor for its gradient.
         runs: What to train.
+        row: Its row for the store, if the caller has it.
     """
 
     key: str
     program: Program
     scale: float
     runs: tuple[Run, ...]
+    row: CandidateRow | None = None
 
 
 Results = dict[tuple[str, Run], RunResult]
@@ -63,7 +69,8 @@ class Evaluator:
         space, proxy: What is searched, and on what.
         proxy_name: How a worker finds the proxy.
         deadline_s: Seconds that one training may take.
-        watch: Called after each job with the number of trainings done.
+        runs_a_job: About how many trainings make one job.
+        watch: Called as answers arrive, with the number of trainings done.
         trained: Trainings done so far by this object, reused ones not counted.
     """
 
@@ -73,24 +80,48 @@ class Evaluator:
     proxy: Proxy
     proxy_name: str
     deadline_s: float = DEADLINE_S
+    runs_a_job: int = RUNS_A_JOB
     watch: Callable[[int], None] = lambda trained: None
     trained: int = 0
     seconds: float = 0.0
     _number: int = field(default=0, repr=False)
+    _space: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._space = space_id(self.space)  # looks into the folder of spaces: once, not for every job
 
     def evaluate(self, contenders: Sequence[Contender]) -> list[list[RunResult]]:
         """The results of every contender's runs, in their order. Rows of unknown losses are added."""
-        self.store.add_candidates(candidate_row(c.program, self.space, scale=c.scale) for c in contenders)
-        protocol = self.proxy.protocol.hash
-        stored = self.store.evaluations([c.key for c in contenders], self.proxy.name, protocol)
         results: Results = {}
-        jobs: list[_Job] = []
-        for chunk in _chunks(contenders):
+        waiting: dict[str, _Job] = {}
+        protocol = self.proxy.protocol.hash
+        chunks = _chunks(contenders, self.runs_a_job)
+        for start in range(0, len(chunks), JOBS_AT_ONCE):
+            for job in self._missing(chunks[start : start + JOBS_AT_ONCE], results, protocol):
+                self._submit(job, waiting)
+            if len(waiting) >= JOBS_AT_ONCE:
+                self._collect(waiting, results, protocol, timeout_s=0.0)
+        began = time.perf_counter()
+        while waiting:
+            self._collect(waiting, results, protocol, timeout_s=1.0)
+        self.seconds += time.perf_counter() - began
+        return [[results[c.key, run] for run in c.runs] for c in contenders]
+
+    def _missing(
+        self, chunks: Sequence[Sequence[Contender]], results: Results, protocol: str
+    ) -> Iterator[_Job]:
+        """One job a chunk, of those runs that are not stored; the others are put into `results`."""
+        contenders = [contender for chunk in chunks for contender in chunk]
+        self.store.add_candidates(
+            c.row or candidate_row(c.program, self.space, scale=c.scale) for c in contenders
+        )
+        stored = self.store.evaluations([c.key for c in contenders], self.proxy.name, protocol)
+        for chunk in chunks:
             left: list[Contender] = []
             for contender in chunk:
-                missing = []
+                known, missing = stored.get(contender.key, {}), []
                 for run in contender.runs:
-                    row = stored.get(contender.key, {}).get(_text(run))
+                    row = known.get(_text(run))
                     if row is None or row.outcome in ACCIDENTS:
                         missing.append(run)
                     else:
@@ -98,22 +129,19 @@ class Evaluator:
                 if missing:
                     left.append(replace(contender, runs=tuple(missing)))
             if left:
-                jobs.append(_Job(left))
-        began = time.perf_counter()
-        self._work(jobs, results, protocol)
-        self.seconds += time.perf_counter() - began
-        return [[results[c.key, run] for run in c.runs] for c in contenders]
+                yield _Job(left)
 
-    def _work(self, jobs: Sequence[_Job], results: Results, protocol: str) -> None:
-        waiting: dict[str, _Job] = {}
-        for job in jobs:
+    def _collect(self, waiting: dict[str, _Job], results: Results, protocol: str, timeout_s: float) -> None:
+        """Take in the answers that are there, in one transaction, and submit what must be tried again."""
+        rows: list[EvaluationRow] = []
+        again: list[_Job] = []
+        for answer in self.pool.wait(timeout_s=timeout_s):
+            again += self._take(waiting.pop(answer.job_id), answer, results, rows, protocol)
+        self.store.record_evaluations(rows)
+        self.trained += len(rows)
+        for job in again:
             self._submit(job, waiting)
-        while waiting:
-            for answer in self.pool.wait(timeout_s=1.0):
-                job = waiting.pop(answer.job_id)
-                for again in self._take(job, answer, results, protocol):
-                    self._submit(again, waiting)
-            self.watch(self.trained)
+        self.watch(self.trained)
 
     def _submit(self, job: _Job, waiting: dict[str, _Job]) -> None:
         self._number += 1
@@ -125,21 +153,23 @@ class Evaluator:
             {
                 "task": "train",
                 "proxy": self.proxy_name,
-                "space": space_id(self.space),
+                "space": self._space,
                 "losses": [
                     {"formula": c.program.text, "constants": constants_of(c.program), "scale": c.scale}
                     for c in job.contenders
                 ],
-                "runs": [asdict(run) | {"loss": i} for i, run in runs],
+                "runs": [_plain(run) | {"loss": i} for i, run in runs],
             },
             deadline_s=self.deadline_s * max(1, len(runs)),
         )
 
-    def _take(self, job: _Job, answer: Answer, results: Results, protocol: str) -> list[_Job]:
-        """Record an answer; gives the jobs to be tried again."""
+    def _take(
+        self, job: _Job, answer: Answer, results: Results, rows: list[EvaluationRow], protocol: str
+    ) -> list[_Job]:
+        """Read an answer into `results` and `rows`; gives the jobs to be tried again."""
         if answer.outcome is Outcome.ANSWERED and answer.result is not None:
             found = [_read(raw) for raw in answer.result["runs"]]
-            self._record(job, found, results, protocol)
+            rows += self._rows(job, found, results, protocol)
             return []
         if answer.outcome in (Outcome.DIED, Outcome.TIMEOUT):
             if len(job.contenders) > 1:
@@ -154,16 +184,16 @@ class Evaluator:
             outcome, detail = Outcome.FAILED, answer.detail
         count = sum(len(c.runs) for c in job.contenders)
         failed = RunResult(outcome, seconds=answer.seconds / max(count, 1), detail=detail)
-        self._record(job, [failed] * count, results, protocol)
+        rows += self._rows(job, [failed] * count, results, protocol)
         return []
 
-    def _record(
+    def _rows(
         self,
         job: _Job,
         found: Sequence[RunResult],
         results: Results,
         protocol: str,
-    ) -> None:
+    ) -> list[EvaluationRow]:
         pairs = [(c, run) for c in job.contenders for run in c.runs]
         rows = []
         for (contender, run), result in zip(pairs, found, strict=True):
@@ -181,26 +211,30 @@ class Evaluator:
                     result.seconds,
                 )
             )
-        self.store.record_evaluations(rows)
-        self.trained += len(rows)
+        return rows
 
 
-def _chunks(contenders: Sequence[Contender]) -> list[list[Contender]]:
-    """Losses in the order given, as many as make about RUNS_A_JOB runs."""
+def _chunks(contenders: Sequence[Contender], runs_a_job: int) -> list[list[Contender]]:
+    """Losses in the order given, as many as make about so many runs."""
     chunks: list[list[Contender]] = []
     room = 0
     for contender in contenders:
         if room < len(contender.runs):
             chunks.append([])
-            room = RUNS_A_JOB
+            room = runs_a_job
         chunks[-1].append(contender)
         room -= len(contender.runs)
     return chunks
 
 
+@lru_cache(maxsize=4096)
+def _plain(run: Run) -> dict[str, Any]:
+    return asdict(run)
+
+
+@lru_cache(maxsize=4096)
 def _text(run: Run) -> str:
-    plain = {k: v for k, v in asdict(run).items() if k != "loss"}
-    return run_text(plain)
+    return run_text({k: v for k, v in _plain(run).items() if k != "loss"})
 
 
 def _read(raw: Mapping[str, Any]) -> RunResult:

@@ -1,62 +1,73 @@
 """What does a running search know of its candidates?
 
-One entry a loss that passed the screens, with its best-informed score. The ledger is rebuilt from the store
-when a search is resumed, and gives the rows that a round commits.
+One entry a loss that passed the screens: numbers and a key, some 400 bytes however long the loss is. The
+programs of the HELD entries used last are at hand; an older one is read from the store again on the day it is
+promoted. Who leads and who is due to be promoted is kept in one heap a rung, so that a round costs the same
+with a hundred entries as with a million. The ledger is rebuilt from the store when a search is resumed, and
+gives the rows that a round commits.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from losssearch.controllers.base import Proposal, Told
 from losssearch.language.canonical import structure_key
 from losssearch.language.program import Program
 from losssearch.outcomes import Outcome
+from losssearch.records import constants_of
 from losssearch.selection import Score
-from losssearch.store.rows import ProposalRow, ScoreUpdate
+from losssearch.store.rows import CandidateRow, ProposalRow, ScoreUpdate
 
+HELD = 2048  # programs that are kept in memory; more than the entries of a round
 OF_A_STRUCTURE = 2  # finalists
 CREDITED = (Outcome.DUPLICATE, Outcome.EQUIVALENT)
 
 
-@dataclass
+@dataclass(slots=True)
 class Entry:
     """One trained loss.
 
     Args:
         number: Of the proposal that brought it.
         key: Of its canonical program.
-        program: As written (sign turned, if the probe turned it).
+        size: Nodes of the program.
         scale: Factor for its gradient.
         variant: Whether it is a known loss with another step size; such a one is never chosen.
-        score: At the highest rung so far; None while untrained.
-        rung: That rung.
+        rung: The highest at which it was scored so far; -1 while untrained.
+        value: Its score there, for sorting; infinite without one.
+        outcome: Of its training there.
+        score: The same in full, until the round is committed.
+        row: For the store, until the round is committed.
     """
 
     number: int
     key: str
-    program: Program
+    size: int
     scale: float
     variant: bool = False
-    score: Score | None = None
     rung: int = -1
+    value: float = math.inf
+    outcome: Outcome = Outcome.SCORED
+    score: Score | None = None
+    row: CandidateRow | None = None
 
     @property
-    def value(self) -> float:
-        """The score for sorting; infinite without one."""
-        return math.inf if self.score is None or self.score.value is None else self.score.value
-
-    @property
-    def outcome(self) -> Outcome:
-        return Outcome.SCORED if self.score is None else self.score.outcome
+    def order(self) -> tuple[float, int, int]:
+        """By what entries are ranked: score, then size, then age."""
+        return self.value, self.size, self.number
 
     def update(self) -> ScoreUpdate:
         value = None if math.isinf(self.value) else self.value
-        metrics, detail = _notes(self)
+        metrics, detail = _notes(self.score)
         return ScoreUpdate(self.number, self.outcome.name, max(self.rung, 0), value, metrics, detail)
+
+
+_Place = tuple[float, int, int, str]  # an entry's order and its key
 
 
 @dataclass
@@ -64,30 +75,68 @@ class Ledger:
     """All entries of one search, by key.
 
     Args:
+        read: Gives the program of a stored proposal by its number.
         offsets: Rung -> what is added to its scores so that they compare with those of rung 0, which stand on
             other splits: the difference that one reference loss shows.
     """
 
+    read: Callable[[int], Program]
     entries: dict[str, Entry] = field(default_factory=dict)
     offsets: dict[int, float] = field(default_factory=dict)
+    _held: dict[str, Program] = field(default_factory=dict, repr=False)  # the one used last comes last
+    _heaps: dict[int, list[_Place]] = field(default_factory=dict, repr=False)
+    _reached: Counter[int] = field(default_factory=Counter, repr=False)  # rung -> entries there now
+    _unsettled: list[Entry] = field(default_factory=list, repr=False)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries.values())
 
-    def add(self, entry: Entry) -> None:
+    @property
+    def trained(self) -> int:
+        """How many entries have been trained."""
+        return sum(self._reached.values())
+
+    def add(self, entry: Entry, program: Program) -> None:
+        """A new entry, not yet trained; `program` as written (sign turned, if the probe turned it)."""
         self.entries[entry.key] = entry
+        self._held[entry.key] = program
+
+    def program(self, entry: Entry) -> Program:
+        """As written; from the store when it was not used for long."""
+        program = self._held.pop(entry.key, None) or self.read(entry.number)
+        self._held[entry.key] = program
+        return program
+
+    def take(self, entry: Entry, score: Score, rung: int) -> None:
+        """The entry was trained at `rung`, which is never below the one it stood on."""
+        if entry.rung >= 0:
+            self._reached[entry.rung] -= 1
+        self._reached[rung] += 1
+        self._unsettled.append(entry)
+        entry.score, entry.rung, entry.outcome = score, rung, score.outcome
+        entry.value = math.inf if score.value is None else score.value
+        if math.isfinite(entry.value):
+            heapq.heappush(self._heaps.setdefault(rung, []), (*entry.order, entry.key))
+
+    def settle(self) -> None:
+        """All that was taken is in the store now: keep the numbers, let go of the rest."""
+        for entry in self._unsettled:
+            entry.score = entry.row = None
+        self._unsettled.clear()
+        while len(self._held) > HELD:
+            del self._held[next(iter(self._held))]
 
     def best(self, limit: int, rung: int = 0) -> list[Entry]:
         """The best entries that were scored at `rung` or above; higher rungs do not come first."""
-        scored = [e for e in self if e.rung >= rung and math.isfinite(e.value)]
-        return sorted(scored, key=lambda e: (e.value, e.program.size, e.number))[:limit]
+        scored = (e for e in self if e.rung >= rung and math.isfinite(e.value))
+        return heapq.nsmallest(limit, scored, key=lambda e: e.order)
 
     def diverse(self, limit: int, rung: int) -> list[Entry]:
         """The best, but of no structure more than a few: they differ in constants alone."""
         places: Counter[str] = Counter()
         found: list[Entry] = []
         for entry in self.best(len(self.entries), rung):
-            structure = structure_key(entry.program)
+            structure = structure_key(self.program(entry))
             places[structure] += 1
             if places[structure] <= OF_A_STRUCTURE:
                 found.append(entry)
@@ -97,24 +146,36 @@ class Ledger:
 
     def leader(self) -> Entry | None:
         """The best entry of the highest rung that anyone reached."""
-        top = max((e.rung for e in self if math.isfinite(e.value)), default=-1)
-        return next(iter(self.best(1, top)), None)
+        for rung in sorted(self._heaps, reverse=True):
+            if standing := self._standing(rung, 1):
+                return standing[0]
+        return None
 
     def to_promote(self, rung: int, share: float) -> list[Entry]:
         """The best of `rung` that are due above: until `share` of all that reached `rung` were promoted."""
-        reached = [e for e in self if e.rung >= rung]
-        due = math.ceil(share * len(reached)) - sum(e.rung > rung for e in reached)
-        waiting = [e for e in reached if e.rung == rung and math.isfinite(e.value)]
-        waiting.sort(key=lambda e: (e.value, e.program.size, e.number))
-        return waiting[: max(due, 0)]
+        above = sum(count for level, count in self._reached.items() if level > rung)
+        reached = above + self._reached[rung]
+        return self._standing(rung, max(0, math.ceil(share * reached) - above))
+
+    def _standing(self, rung: int, limit: int) -> list[Entry]:
+        """The best entries whose last score is of `rung`; places of those that moved on are dropped."""
+        heap = self._heaps.get(rung, [])
+        places: list[_Place] = []
+        while heap and len(places) < limit:
+            place = heapq.heappop(heap)
+            entry = self.entries[place[3]]
+            if entry.rung == rung and entry.value == place[0] and place not in places[-1:]:
+                places.append(place)
+        for place in places:
+            heapq.heappush(heap, place)
+        return [self.entries[place[3]] for place in places]
 
     def told(self, entry: Entry) -> Told:
         """What the controller hears of a trained loss."""
         value = entry.value + self.offsets.get(entry.rung, 0.0)
         heard = value if math.isfinite(value) else None
-        return Told(
-            entry.number, entry.key, entry.program, heard, entry.outcome, entry.program.size, entry.rung
-        )
+        program = self.program(entry)
+        return Told(entry.number, entry.key, program, heard, entry.outcome, entry.size, entry.rung)
 
     def credited(self, proposal: Proposal, outcome: Outcome, same_as: str) -> Told:
         """What the controller is told of a candidate that is a known loss."""
@@ -122,7 +183,8 @@ class Ledger:
         own = Told(proposal.number, same_as, proposal.program, None, outcome, proposal.program.size, 0)
         if entry is None:
             return own
-        return replace(own, score=self.told(entry).score, rung=entry.rung)
+        value = entry.value + self.offsets.get(entry.rung, 0.0)
+        return replace(own, score=value if math.isfinite(value) else None, rung=entry.rung)
 
     def row(
         self,
@@ -134,28 +196,28 @@ class Ledger:
         same_as: str | None,
         tags: list[str],
     ) -> ProposalRow:
-        """What is stored of one proposal."""
+        """What is stored of one proposal. The store gives a credited one the metrics of its loss."""
         entry = self.entries.get(same_as or key)
-        trained = entry is not None and (outcome in CREDITED or not same_as)
-        value = entry.value if entry is not None and trained else math.inf
-        metrics, complaint = _notes(entry) if entry is not None and trained else ({}, "")
+        trained = entry if outcome in CREDITED or not same_as else None
+        metrics, complaint = _notes(trained.score) if trained is not None and not same_as else ({}, "")
         return ProposalRow(
             number=proposal.number,
             candidate_key=key,
             formula=written.text,
+            constants=constants_of(written),
+            size=written.size,
             origin=proposal.origin,
             outcome=outcome.name,
             parents=tuple(proposal.parents),
             detail="; ".join([*filter(None, (detail, complaint)), *tags]),
             same_as=same_as if same_as != key else None,
-            rung=max(entry.rung, 0) if entry is not None and trained else 0,
-            score=value if math.isfinite(value) else None,
+            rung=max(trained.rung, 0) if trained is not None else 0,
+            score=trained.value if trained is not None and math.isfinite(trained.value) else None,
             metrics=metrics,
         )
 
 
-def _notes(entry: Entry) -> tuple[dict[str, object], str]:
-    score = entry.score
+def _notes(score: Score | None) -> tuple[dict[str, object], str]:
     if score is None:
         return {}, ""
     notes: dict[str, object] = dict(score.metrics or {})

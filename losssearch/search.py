@@ -79,7 +79,7 @@ class Search(Spec):
                 proposals = state.controller.ask(size)
                 if not proposals:
                     break
-                verdicts = [state.screen(proposal) for proposal in proposals]
+                verdicts = state.screen(proposals)
                 promoted = state.ledger.to_promote(0, PROMOTED)
                 fresh = state.admit(proposals, verdicts)
                 state.train([(promoted, 1), (fresh, 0)])

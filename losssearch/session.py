@@ -6,17 +6,20 @@ and the finals leave from here in one transaction each.
 
 from __future__ import annotations
 
+import math
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from losssearch.ablation import slimmed
 from losssearch.controllers.base import Controller, Proposal, Told
 from losssearch.controllers.registry import make_controller
 from losssearch.errors import ProxyError, UsageError
 from losssearch.evaluation import DEADLINE_S, Contender, Evaluator
-from losssearch.language.canonical import candidate_key
+from losssearch.language.canonical import candidate_key, structure_key
+from losssearch.language.program import Program
 from losssearch.language.tidy import tidied
 from losssearch.ledger import CREDITED, Entry, Ledger
 from losssearch.outcomes import Outcome
@@ -32,17 +35,19 @@ from losssearch.screening.scale import gradient_scale
 from losssearch.selection import Score, choose, score
 from losssearch.spaces import ClassicalLoss, Space, load_space
 from losssearch.store.mirror import Mirror
-from losssearch.store.rows import CandidateRow, ScoreUpdate, SearchRow
+from losssearch.store.rows import TRAINED, CandidateRow, ProposalRow, ScoreUpdate, SearchRow
 from losssearch.store.store import Store
 from losssearch.tuning import BATCH, SEARCH_SPLITS, Tuned, try_settings
 
 ROUND = 96  # proposals a round
+PAGE = 2000  # proposals that are read at once on resume
 PROMOTED = 0.1  # share of the trained that is trained again on more splits
 FINALISTS = 24
-FINALISTS_SHARE = 0.6  # of the finals' time is for the finalists, the rest for tuning
+FINALISTS_SHARE = 0.45  # of the finals' time is for the finalists, the rest for tuning and ablation
 FINALS_SHARE = 0.25  # of a time budget is kept for the finals
 TUNED = 4  # finalists whose constants are tuned
 SETTINGS = 24  # tried for each
+SLIMMED = 2  # structures that are tried with parts dropped
 CHOSEN = 3  # the rung of the loss that stands for the search
 
 
@@ -121,6 +126,11 @@ class Session:
                 f"{space.task}. Choose a proxy or a space that fits."
             )
         start = [space.loss(n) for n in spec.start] if spec.start else list(space.seeds)
+        if not start:
+            raise UsageError(
+                f"The space {space.name!r} has no loss of one formula to start from, "
+                "and a search proposes one."
+            )
         began = clock.perf_counter()
         # Whatever can be wrong is asked before the database hears of the search.
         controller = make_controller(spec.controller, space, [(s.name, s.program) for s in start], spec.seed)
@@ -134,8 +144,8 @@ class Session:
         evaluator = Evaluator(store, pool, space, proxy, place_of(spec.proxy), spec.deadline_s)
         mirror = Mirror(store, row) if spec.mirror else None
         state = cls(
-            spec, space, proxy, store, row, controller, Screens.of(space), evaluator, Ledger(),
-            mirror, seconds, candidates, watch, began,
+            spec, space, proxy, store, row, controller, Screens.of(space), evaluator,
+            Ledger(lambda number: state.read(number)), mirror, seconds, candidates, watch, began,
         )  # fmt: skip
         evaluator.watch = lambda trained: state.show()
         state.seed_points()
@@ -148,9 +158,9 @@ class Session:
         """Classical losses are rows like any other."""
         self.store.add_candidates(
             candidate_row(
-                loss.program,
+                loss.candidate,
                 self.space,
-                scale=gradient_scale(loss.program, self.space),
+                scale=gradient_scale(loss.program, self.space) if loss.candidate.is_one else None,
                 name=loss.name,
                 source=loss.source,
             )
@@ -173,20 +183,29 @@ class Session:
             return
         self.controller.restore(self.row.state)
         self.spent = sum(done.seconds for done in self.store.rounds(self.row.name))
-        rows = self.store.proposals(self.row.name)
-        known = self.store.candidates({r.candidate_key for r in rows})
-        for row in rows:
-            candidate, outcome = known[row.candidate_key], Outcome[row.outcome]
-            if row.same_as or outcome is Outcome.DUPLICATE or candidate.scale is None:
-                self.screens.remember(candidate.key, None)
-                continue
-            program = read_program(row.formula, candidate.constants, self.space)
-            self.screens.remember(candidate.key, program)
-            variant = VARIANT in row.detail
-            entry = Entry(row.number, candidate.key, program, candidate.scale, variant)
-            entry.score = Score(row.score, outcome=outcome, detail=row.detail)
-            entry.rung = min(row.rung, CHOSEN - 1)
-            self.ledger.add(entry)
+        for start in range(0, self.row.proposals, PAGE):
+            rows = self.store.proposals(self.row.name, start, limit=PAGE)
+            known = self.store.candidates(r.candidate_key for r in rows if r.outcome in TRAINED)
+            for row in rows:
+                self._take_up(row, known.get(row.candidate_key) if row.outcome in TRAINED else None)
+
+    def _take_up(self, row: ProposalRow, candidate: CandidateRow | None) -> None:
+        """Remember one proposal of an earlier run; `candidate` is given if it was trained."""
+        if candidate is None or candidate.scale is None or row.same_as:
+            self.screens.remember(row.candidate_key, None)
+            return
+        program = read_program(row.formula, row.constants, self.space)
+        self.screens.remember(row.candidate_key, program)
+        entry = Entry(row.number, row.candidate_key, program.size, candidate.scale, VARIANT in row.detail)
+        self.ledger.add(entry, program)
+        score = Score(row.score, outcome=Outcome[row.outcome], detail=row.detail)
+        self.ledger.take(entry, score, min(row.rung, CHOSEN - 1))
+        self.ledger.settle()
+
+    def read(self, number: int) -> Program:
+        """The program of a stored proposal, checked anew."""
+        (row,) = self.store.proposals(self.row.name, number, limit=1)
+        return read_program(row.formula, row.constants, self.space)
 
     # The steps of a round.
 
@@ -197,15 +216,18 @@ class Session:
         used = self.spent + clock.perf_counter() - self.began
         return ROUND if used < (self.seconds or 0) * (1 - FINALS_SHARE) else 0
 
-    def screen(self, proposal: Proposal) -> Verdict:
-        started = proposal.origin.startswith("start")
-        verdict = self.screens.judge(proposal.program if started else tidied(proposal.program))
-        self._screened += 1
-        if verdict.rejection is not None:
-            name = verdict.rejection.outcome.name
-            self.rejected[name] = self.rejected.get(name, 0) + 1
+    def screen(self, proposals: Sequence[Proposal]) -> list[Verdict]:
+        """Send a round through the screens; what was not written by a person is tidied first."""
+        verdicts = self.screens.judge_all(
+            [p.program if p.origin.startswith("start") else tidied(p.program) for p in proposals]
+        )
+        for verdict in verdicts:
+            self._screened += 1
+            if verdict.rejection is not None:
+                name = verdict.rejection.outcome.name
+                self.rejected[name] = self.rejected.get(name, 0) + 1
         self.show()
-        return verdict
+        return verdicts
 
     def admit(self, proposals: Sequence[Proposal], verdicts: Sequence[Verdict]) -> list[Entry]:
         """Entries for the candidates that passed every screen."""
@@ -213,33 +235,39 @@ class Session:
         for proposal, verdict in zip(proposals, verdicts, strict=True):
             if verdict.rejection is None:
                 case = verdict.case
-                scale = gradient_scale(case.program, self.space)
+                scale = case.known_scale
                 variant = any(tag.startswith(VARIANT) for tag in case.tags)
-                fresh.append(Entry(proposal.number, case.key, case.written, scale, variant))
-                self.ledger.add(fresh[-1])
+                row = candidate_row(case.written, self.space, ran=case.program, scale=scale)
+                entry = Entry(proposal.number, case.key, row.size, scale, variant, row=row)
+                self.ledger.add(entry, case.written)
+                fresh.append(entry)
         return fresh
 
     def train(self, wanted: Sequence[tuple[Sequence[Entry], int]]) -> None:
         """Train entries at their rungs, all in one go; their scores are then those of that rung."""
         runs = {rung: tuple(self.proxy.runs(rung, [0])) for _, rung in wanted}
         entries = [(entry, rung) for some, rung in wanted for entry in some]
-        contenders = [Contender(e.key, e.program, e.scale, runs[rung]) for e, rung in entries]
+        contenders = [
+            Contender(e.key, self.ledger.program(e), e.scale, runs[rung], e.row) for e, rung in entries
+        ]
         results = self.evaluator.evaluate(contenders)
         for (entry, rung), found in zip(entries, results, strict=True):
-            entry.score, entry.rung = score(runs[rung], found), rung
+            self.ledger.take(entry, score(runs[rung], found), rung)
 
     def close_round(
         self, proposals: Sequence[Proposal], verdicts: Sequence[Verdict], promoted: Sequence[Entry]
     ) -> None:
-        """Tell the controller, then commit the round and the controller's state in one transaction."""
+        """Tell the controller, then commit the round and the controller's state in one transaction.
+
+        What passed the screens was stored before it was trained; of the rest only the proposal is kept.
+        """
         number = self.row.rounds
-        rows, candidates, told = [], [], []
+        rows, told = [], []
         for proposal, verdict in zip(proposals, verdicts, strict=True):
             case, rejection = verdict.case, verdict.rejection
             entry = self.ledger.entries.get(case.key) if rejection is None else None
             outcome = entry.outcome if entry else rejection.outcome if rejection else Outcome.SCORED
             same_as = rejection.same_as if rejection else None
-            candidates.append(self._candidate(verdict, entry))
             rows.append(
                 self.ledger.row(
                     proposal, case.written, case.key, outcome,
@@ -247,7 +275,7 @@ class Session:
                 )
             )  # fmt: skip
             if entry is not None:
-                told.append(self.ledger.told(entry))
+                told.append(self._told(entry))
             elif outcome in CREDITED and same_as:
                 told.append(self.ledger.credited(proposal, outcome, same_as))
             else:
@@ -255,23 +283,26 @@ class Session:
                 told.append(Told(proposal.number, case.key, case.written, None, outcome, size, 0))
         fresh = {p.number for p in proposals}
         older = [e for e in promoted if e.number not in fresh]
-        self.controller.tell([*told, *(self.ledger.told(e) for e in older)])
+        self.controller.tell([*told, *(self._told(e) for e in older)])
         if number == 0:
             self._insist_on_a_start(proposals)
         now = clock.perf_counter()
         seconds, self._round_began = now - self._round_began, now
         self.row = self.store.commit_round(
             self.row, number, rows, self.screens.take_counts(), self.controller.state(), seconds,
-            updates=[e.update() for e in older], candidates=candidates,
+            updates=[e.update() for e in older],
         )  # fmt: skip
+        self.ledger.settle()
         self._screened = 0
         if self.mirror is not None:
             self.mirror.update()
         self.show()
 
-    def _candidate(self, verdict: Verdict, entry: Entry | None) -> CandidateRow:
-        case = verdict.case
-        return candidate_row(case.written, self.space, ran=case.program, scale=entry.scale if entry else None)
+    def _told(self, entry: Entry) -> Told:
+        """What the controller hears of a loss that was trained in this round."""
+        metrics = (entry.score.metrics if entry.score else None) or {}
+        guard = metrics.get(self.proxy.guards[0]) if self.proxy.guards else None
+        return replace(self.ledger.told(entry), guard=guard)
 
     def _insist_on_a_start(self, proposals: Sequence[Proposal]) -> None:
         """A task on which no known loss can be trained is broken: better said now than after an hour."""
@@ -281,12 +312,12 @@ class Session:
             first = next((e for e in entries if e.score and e.score.detail), entries[0])
             raise ProxyError(
                 f"The proxy {self.spec.proxy!r} could train none of the first {len(entries)} losses. Of "
-                f"{first.program.text} it said: {first.score.detail if first.score else ''} "
+                f"{self.ledger.program(first).text} it said: {first.score.detail if first.score else ''} "
                 f"({first.outcome.value}) Mend the proxy and run again."
             )
 
     def finals(self) -> None:
-        """The best on fresh splits and a second condition, and again with tuned constants; one is chosen.
+        """The best on fresh splits and a second condition, and again tuned and slimmed; one is chosen.
 
         All of it is one transaction; finals that were held since the last round are not held again.
         """
@@ -297,33 +328,37 @@ class Session:
         finalists = self.ledger.diverse(self._finalists(), rung=1) or self.ledger.best(1)
         self.train([(finalists, 2)])
         self.phase = "tuning"
-        tuned = self.tune(sorted(finalists, key=lambda e: (e.value, e.program.size))[:TUNED])
+        tuned = self.tune(sorted(finalists, key=lambda e: e.order)[:TUNED])
         self.train([([entry for _, entry in tuned], 2)])
         everyone = [*finalists, *(entry for _, entry in tuned)]
+        self.phase = "ablation"
+        slim, known = self.slim(everyone, len(tuned))
+        shed = [*(entry for _, entry in slim), *known]
+        self.train([(shed, 2)])
+        everyone += shed
         chosen = choose(
             {e.key: e.score for e in everyone if e.score is not None and not e.variant},
-            {e.key: e.program.size for e in everyone},
+            {e.key: e.size for e in everyone},
         )
         updates = [replace(e.update(), rung=CHOSEN if e.key == chosen else 2) for e in everyone]
         kept = {e.number for e in everyone}
-        before = [
-            ranked.proposal.number
-            for ranked in self.store.leaderboard(self.row.name, limit=5)
-            if ranked.proposal.rung == CHOSEN and ranked.proposal.number not in kept
+        updates += [
+            ScoreUpdate(p.number, p.outcome, 2, p.score, p.metrics, p.detail)
+            for p in (ranked.proposal for ranked in self.store.leaderboard(self.row.name, limit=5))
+            if p.rung == CHOSEN and p.number not in kept
         ]
-        updates += [replace(e.update(), rung=2) for e in self.ledger if e.number in before]
-        self.close_finals(tuned, updates, {"finalists": len(everyone), "chosen": chosen})
+        self.close_finals([*tuned, *slim], updates, {"finalists": len(everyone), "chosen": chosen})
         if self.mirror is not None:
             self.mirror.rebuild()
 
     def tune(self, entries: Sequence[Entry]) -> list[tuple[Proposal, Entry]]:
         """The entries again, as new candidates with tuned constants; what tuning left alone is left out."""
-        losses = [Tuned.of(e.program, self.proxy) for e in entries if e.program.constants]
+        tunable = [(e, p) for e in entries if (p := self.ledger.program(e)).constants]
+        losses = [Tuned.of(program, self.proxy) for _, program in tunable]
         for _ in range(SETTINGS // BATCH):
             try_settings(losses, BATCH, self.evaluator, SEARCH_SPLITS)
-        parents = [e for e in entries if e.program.constants]
         found: list[tuple[Proposal, Entry]] = []
-        for parent, loss in zip(parents, losses, strict=True):
+        for (parent, _), loss in zip(tunable, losses, strict=True):
             program = loss.best[1].program if loss.best else loss.program
             key = candidate_key(program)
             if key in self.ledger.entries:
@@ -331,10 +366,48 @@ class Session:
             number = self.row.proposals + len(found)
             proposal = Proposal(number, program, (parent.key,), "tuned")
             scale = gradient_scale(program, self.space)
-            entry = Entry(number, key, program, scale, parent.variant)
-            self.ledger.add(entry)
+            entry = Entry(number, key, program.size, scale, parent.variant)
+            self.ledger.add(entry, program)
             found.append((proposal, entry))
         return found
+
+    def slim(self, entries: Sequence[Entry], taken: int) -> tuple[list[tuple[Proposal, Entry]], list[Entry]]:
+        """The best again without parts that do not matter, on splits that they were not picked on.
+
+        It may cost as much as all finalists did.
+
+        Args:
+            entries: Who stands in the finals.
+            taken: New proposals of these finals so far.
+
+        Returns:
+            New candidates, and entries outside the finals that the best boil down to.
+        """
+        best: dict[str, Entry] = {}
+        for entry in sorted(entries, key=lambda e: e.order):
+            if not entry.variant and math.isfinite(entry.value):
+                best.setdefault(structure_key(self.ledger.program(entry)), entry)
+        parents = list(best.values())[:SLIMMED]
+        most = min(self._affordable() / 2, FINALISTS * len(self.proxy.runs(2, [0])))
+        made = [
+            (program, parent.key)
+            for parent in parents
+            for program in slimmed(self.ledger.program(parent), self.evaluator, most / len(parents))
+        ]
+        proposals: list[Proposal] = []
+        verdicts: list[Verdict] = []
+        known: dict[str, Entry] = {}
+        for verdict, (_, parent) in zip(self.screens.judge_all([p for p, _ in made]), made, strict=True):
+            case, rejection = verdict.case, verdict.rejection
+            if rejection is None and not any(tag.startswith(VARIANT) for tag in case.tags):
+                number = self.row.proposals + taken + len(proposals)
+                proposals.append(Proposal(number, case.written, (parent,), "slimmed"))
+                verdicts.append(verdict)
+            elif rejection is not None and rejection.same_as in self.ledger.entries:
+                known[rejection.same_as] = self.ledger.entries[rejection.same_as]
+        there = {entry.key for entry in entries}
+        fresh = self.admit(proposals, verdicts)
+        return list(zip(proposals, fresh, strict=True)), [e for k, e in known.items() if k not in there]
 
     def close_finals(
         self,
@@ -342,30 +415,34 @@ class Session:
         updates: Sequence[ScoreUpdate],
         notes: Mapping[str, object],
     ) -> None:
-        """A round of its own, with the tuned candidates, whose numbers the controller will not use."""
+        """A round of its own, with the new candidates, whose numbers the controller will not use."""
         self.controller.skip(len(tuned))
         rows = [
-            self.ledger.row(proposal, entry.program, entry.key, entry.outcome, "", None, [])
+            self.ledger.row(proposal, proposal.program, entry.key, entry.outcome, "", None, [])
             for proposal, entry in tuned
         ]
-        candidates = [candidate_row(e.program, self.space, scale=e.scale) for _, e in tuned]
         now = clock.perf_counter()
         seconds, self._round_began = now - self._round_began, now
         self.row = self.store.commit_round(
             self.row, self.row.rounds, rows, {}, self.controller.state(), seconds,
-            updates=updates, candidates=candidates,
+            updates=updates,
             events=[("finals", {**notes, "proposals": self.row.proposals + len(rows)})],
         )  # fmt: skip
+        self.ledger.settle()
 
     def _finalists(self) -> int:
         """As many as the time left can train; all of them when the budget is a number of candidates."""
-        trained, took = self.evaluator.trained, self.evaluator.seconds
-        if self.seconds is None or trained < 100:
+        if self.seconds is None or self.evaluator.trained < 100:
             return FINALISTS
+        affordable = self._affordable() * FINALISTS_SHARE / len(self.proxy.runs(2, [0]))
+        return max(5, min(FINALISTS, int(affordable)))
+
+    def _affordable(self) -> float:
+        """Trainings that the time left has room for; no end of them when candidates are the budget."""
+        if self.seconds is None:
+            return math.inf
         left = self.seconds - self.spent - (clock.perf_counter() - self.began)
-        left *= FINALISTS_SHARE
-        cost = len(self.proxy.runs(2, [0])) * took / trained
-        return max(5, min(FINALISTS, int(left / cost)))
+        return max(0.0, left) * self.evaluator.trained / max(self.evaluator.seconds, 1e-9)
 
     # Looking out.
 
@@ -382,10 +459,10 @@ class Session:
                 None if self.seconds is None else max(0.0, self.seconds - used),
                 self.row.proposals + self._screened,
                 dict(self.rejected),
-                sum(e.rung >= 0 for e in self.ledger),
+                self.ledger.trained,
                 self.evaluator.trained,
                 leader.value if leader else None,
-                leader.program.text if leader else "",
+                self.ledger.program(leader).text if leader else "",
             )
         )
 

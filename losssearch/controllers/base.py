@@ -20,9 +20,11 @@ from typing import Any, NamedTuple
 
 from losssearch.errors import FormulaError, UsageError
 from losssearch.language.canonical import candidate_key, canonical, key_of_canonical
+from losssearch.language.draws import Draws
 from losssearch.language.formula import format_program, parse
+from losssearch.language.grammar import ORDINARY_WEIGHT, WEIGHTS, Grammar
 from losssearch.language.program import Constant, Program
-from losssearch.language.sampling import ORDINARY_WEIGHT, WEIGHTS, Draws, Grammar, Sampler
+from losssearch.language.sampling import Sampler
 from losssearch.language.signature import Signature
 from losssearch.outcomes import Outcome
 from losssearch.spaces import Space
@@ -62,6 +64,7 @@ class Told:
         outcome: Of its life so far.
         size: Nodes of the program.
         rung: How far it came, from 0; scores of higher rungs are surer.
+        guard: The proxy's first guard metric, lower is better; None where it is unknown.
     """
 
     number: int
@@ -71,6 +74,7 @@ class Told:
     outcome: Outcome
     size: int
     rung: int
+    guard: float | None = None
 
     @property
     def finite_score(self) -> float | None:

@@ -21,8 +21,8 @@ from losssearch.controllers.random import Fresh
 from losssearch.controllers.variation import MUTATIONS, blended, crossed, mutated, nudged
 from losssearch.errors import UsageError
 from losssearch.language.canonical import structure_key
+from losssearch.language.draws import Draws
 from losssearch.language.program import Program
-from losssearch.language.sampling import Draws
 from losssearch.outcomes import Outcome
 from losssearch.spaces import Space
 

@@ -13,8 +13,9 @@ from losssearch.controllers.base import Controller, Idea, Start, Told
 from losssearch.controllers.variation import MUTATIONS, mutated
 from losssearch.errors import FormulaError
 from losssearch.language.canonical import candidate_key
+from losssearch.language.draws import Draws
 from losssearch.language.program import Program
-from losssearch.language.sampling import Draws, Sampler
+from losssearch.language.sampling import Sampler
 from losssearch.spaces import Space
 
 TRIES = 50

@@ -11,19 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-from losssearch.errors import FormulaError
+from losssearch.language.drafts import drafts_of
+from losssearch.language.draws import Draws
+from losssearch.language.grammar import Want
 from losssearch.language.primitives import PRIMITIVES
-from losssearch.language.program import Constant, Instruction, Program, program_of
-from losssearch.language.sampling import Draws, Sampler, Sketch, Want, drawn_constant
+from losssearch.language.program import Constant, Instruction, Program
+from losssearch.language.sampling import Sampler, Sketch, drawn_constant
 from losssearch.language.signature import Kind
 from losssearch.language.term import CONSTANT, LITERAL, TERMINALS, Term, literal, replaced
 
 Path = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """One node of a program's tree, below its head."""
 
@@ -33,11 +34,7 @@ class Place:
 
 def places(sampler: Sampler, program: Program) -> list[Place]:
     """The nodes that may vary: the body's, or all but the root where the head is another."""
-    return list(_places(program, sampler.body_path if sampler.has_head(program) else ()))
-
-
-@lru_cache(maxsize=4096)
-def _places(program: Program, body: Path) -> tuple[Place, ...]:
+    body = sampler.body_path if sampler.has_head(program) else ()
     index = program.outputs[-1]
     for i in body:
         index = program.instructions[index].args[i]
@@ -48,8 +45,9 @@ def _places(program: Program, body: Path) -> tuple[Place, ...]:
         if place.path:
             found.append(place)
         args = program.instructions[place.index].args
-        stack.extend(Place((*place.path, i), arg) for i, arg in reversed(list(enumerate(args))))
-    return tuple(found)
+        for i in range(len(args) - 1, -1, -1):
+            stack.append(Place((*place.path, i), args[i]))
+    return found
 
 
 class Edit:
@@ -57,10 +55,10 @@ class Edit:
 
     def __init__(self, sampler: Sampler, program: Program, draws: Draws) -> None:
         self.sampler, self.program, self.draws = sampler, program, draws
-        self.term = program.term()
+        self._terms = drafts_of(sampler.signature).terms(program)
+        self.term = self._terms[program.outputs[-1]]
         self.sketch = Sketch([c.name for c in program.constants])
         self.places = places(sampler, program)
-        self._terms = _terms(program)
 
     def step(self, place: Place) -> Instruction:
         return self.program.instructions[place.index]
@@ -90,18 +88,7 @@ class Edit:
 
     def built(self, term: Term) -> Program | None:
         constants = [*self.program.constants, *self.sketch.constants.values()]
-        try:
-            program = program_of(self.sampler.signature, term, constants)
-        except FormulaError:
-            return None
-        return program if self.sampler.fits(program) else None
-
-
-def _terms(program: Program) -> list[Term]:
-    terms: list[Term] = []
-    for step in program.instructions:
-        terms.append(Term(step.op, tuple(terms[i] for i in step.args), step.data))
-    return terms
+        return self.sampler.fitting(term, constants)
 
 
 # Operators. Each makes a changed program, or None.
@@ -361,4 +348,4 @@ def transplanted(donor: Program, index: int, sketch: Sketch) -> Term:
             return term
         return Term(term.op, tuple(renamed(a) for a in term.args), term.data)
 
-    return renamed(_terms(donor)[index])
+    return renamed(drafts_of(donor.signature).terms(donor)[index])

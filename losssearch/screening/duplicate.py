@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from losssearch.outcomes import Outcome
 from losssearch.screening.judge import Case, Rejection, Screen
 
@@ -14,6 +16,10 @@ class Duplicate(Screen):
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
+
+    def prepare(self, cases: Sequence[Case]) -> list[Case]:
+        fresh = {case.key: case for case in reversed(cases) if case.key not in self._seen}
+        return list(reversed(fresh.values()))
 
     def judge(self, case: Case) -> Rejection | None:
         if case.key in self._seen:

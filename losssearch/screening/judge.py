@@ -8,19 +8,16 @@ file; the table in `pipeline.py` names them, cheapest first.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-from losssearch.execution.reference import Compiled
 from losssearch.language.canonical import canonical, key_of_canonical
-from losssearch.language.derivative import gradient
 from losssearch.language.program import Program
 from losssearch.outcomes import Outcome
-from losssearch.screening.probes import stratified
+from losssearch.screening.measure import Floats, Reading, readings
+from losssearch.screening.scale import gradient_scale
 from losssearch.spaces import Space
 
 
@@ -41,12 +38,18 @@ class Case:
         written: The program as proposed.
         flipped: Whether its sign was turned, because rising it improved predictions.
         tags: What was noticed, such as "step-size variant of ...".
+        reading: What the probes show of the program as written, if somebody looked.
+        scale: Of its gradient, see `scale.py`, if somebody found it.
+        descent: Error before and after descending it, its sign turned if need be, if somebody did.
     """
 
     space: Space
     written: Program
     flipped: bool = False
     tags: list[str] = field(default_factory=list)
+    reading: Reading | None = None
+    scale: float | None = None
+    descent: tuple[float, float] | None = None
 
     @cached_property
     def program(self) -> Program:
@@ -62,48 +65,38 @@ class Case:
         """The prediction by which trainers differentiate: the first that the space declares."""
         return self.space.signature.predictions[0]
 
-    @cached_property
-    def slope(self) -> Compiled:
-        """Value aside: the gradient in every differentiable input, as a torch function."""
-        names = tuple(n for n in self.space.signature.differentiable if n in self.program.inputs)
-        return Compiled(gradient(self.program, names or (self.prediction,)))
+    @property
+    def known_reading(self) -> Reading:
+        """What the probes show of it, before its sign was turned."""
+        if self.reading is None:
+            [self.reading] = readings([self.program])
+        return self.reading
 
-    @cached_property
-    def slopes(self) -> tuple[Tensor, ...]:
+    @property
+    def known_scale(self) -> float:
+        """By which it is multiplied before a training; the same when its sign is turned."""
+        if self.scale is None:
+            self.scale = gradient_scale(self.program, self.space)
+        return self.scale
+
+    @property
+    def slopes(self) -> tuple[Floats, ...]:
         """Gradients on the stratified probes, each of its input's shape; the first is the prediction's."""
-        probes = stratified(self.space.signature)
-        names = [n for n in self.space.signature.differentiable if n in self.program.inputs]
-        with torch.no_grad():
-            found = self.slope(probes.inputs)
-        return tuple(
-            spread(self.space, slope, name, probes.inputs[name].shape, index, self.slope)
-            for index, (slope, name) in enumerate(zip(found, names or [self.prediction], strict=True))
-        )
+        slopes = self.known_reading.slopes
+        return tuple([-slope for slope in slopes]) if self.flipped else slopes
 
     def flip(self) -> None:
         """Turn the sign; everything derived from the program is found anew."""
         from losssearch.language.program import program_of  # a program is made only where it is checked
         from losssearch.language.term import Term
 
+        _ = self.known_reading
         self.written = program_of(
             self.written.signature, Term("neg", (self.written.term(),)), self.written.constants
         )
         self.flipped = not self.flipped
-        for name in ("program", "key", "slope", "slopes"):
+        for name in ("program", "key"):
             self.__dict__.pop(name, None)
-
-
-def spread(
-    space: Space, slope: Tensor, name: str, shape: torch.Size, index: int, compiled: Compiled
-) -> Tensor:
-    """A slope laid out over all axes of its input: where it lacks one, it is the same along it."""
-    program = compiled.program
-    has = program.instructions[program.outputs[index]].axes
-    if slope.ndim == 0:
-        return slope.expand(shape)
-    axes = space.signature.inputs[name].axes
-    slices = tuple(slice(None) if space.signature.bits[a] & has else None for a in axes)
-    return slope[(..., *slices)].expand(shape)
 
 
 class Screen(ABC):
@@ -111,6 +104,13 @@ class Screen(ABC):
 
     name: str
     title: str
+
+    def prepare(self, cases: Sequence[Case]) -> list[Case]:
+        """Find out for many cases at once what `judge` will ask of each, and keep it on the case.
+
+        No verdict may hang on it. Gives those that later screens may have to judge.
+        """
+        return list(cases)
 
     @abstractmethod
     def judge(self, case: Case) -> Rejection | None:

@@ -136,10 +136,11 @@ def _is_real(spec: Input) -> bool:
 
 
 def _target(spec: Input, count: int, shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
-    if any(p.startswith(("simplex over", "one_hot over")) for p in spec.properties):
-        classes = shape[-1]
-        labels = rng.integers(0, classes, (count, *shape[:-1]))
-        return np.eye(classes)[labels]
+    over = next((p.partition(" over ")[2] for p in spec.properties if " over " in p), None)
+    if over is not None:
+        axis = spec.axes.index(over)
+        labels = rng.integers(0, shape[axis], (count, *shape[:axis], *shape[axis + 1 :]))
+        return np.moveaxis(np.eye(shape[axis])[labels], -1, axis + 1)
     if not _is_real(spec):
         return rng.integers(0, 2, (count, *shape)).astype(float)
     low, high = max(spec.low, -3.0), min(spec.high, 3.0)

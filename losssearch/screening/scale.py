@@ -9,13 +9,19 @@ step.
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from losssearch.execution.kernel.assembly import Refused
 from losssearch.execution.reference import loss_gradient
 from losssearch.language.program import Program
+from losssearch.language.signature import Signature
+from losssearch.screening.bulk import Bulk
 from losssearch.screening.probes import initial
 from losssearch.spaces import Space
 
@@ -26,7 +32,47 @@ def gradient_scale(program: Program, space: Space) -> float:
     return _reference_size(space) / own if own > 0 else 0.0
 
 
+def gradient_scales(programs: Sequence[Program], space: Space) -> list[float]:
+    """The factors of many canonical programs, in one kernel call; equal to the last digits."""
+    if not programs:
+        return []
+    strings = strings_of(programs)
+    ran = [k for k, string in enumerate(strings) if string is not None]
+    sizes = [_size(p, space) if s is None else 0.0 for p, s in zip(programs, strings, strict=True)]
+    if ran:
+        bulk = initial_bulk(space.signature)
+        constants = [[c.value for c in programs[k].constants] for k in ran]
+        found = bulk.run([s for s in strings if s is not None], constants, "double")
+        [slopes] = found.slopes.values()
+        with np.errstate(all="ignore"):
+            own = np.sqrt(np.square(slopes.reshape(len(ran), -1)).mean(axis=1))
+        for k, size in zip(ran, own, strict=True):
+            sizes[k] = float(size)
+    reference = _reference_size(space)
+    return [reference / size if size > 0 else 0.0 for size in sizes]
+
+
+@lru_cache(maxsize=16)
+def initial_bulk(signature: Signature) -> Bulk:
+    """Runs slopes in the first prediction on the probes of an untrained network."""
+    inputs = {name: value.numpy() for name, value in initial(signature).inputs.items()}
+    return Bulk(signature, inputs, signature.predictions[:1], valued=False)
+
+
+def strings_of(programs: Sequence[Program]) -> list[array[int] | None]:
+    """The strings of canonical programs for `initial_bulk`; None for one that the kernel cannot run."""
+    return [_string(program) for program in programs]
+
+
+def _string(program: Program) -> array[int] | None:
+    try:
+        return initial_bulk(program.signature).string(program)
+    except Refused:
+        return None
+
+
 def _size(program: Program, space: Space) -> float:
+    """Root mean square of the slope, by the torch reference."""
     probes = initial(space.signature)
     slope = loss_gradient(program, space.signature.predictions[0])
     with torch.no_grad():

@@ -28,7 +28,7 @@ from sqlalchemy import Connection, delete, func, insert, select, text, update
 from losssearch.errors import LossSearchError
 from losssearch.store.readable import attributes, bounds, curve, note
 from losssearch.store.reader import PROPOSAL
-from losssearch.store.rows import CandidateRow, EvaluationRow, ProposalRow, SearchRow
+from losssearch.store.rows import TRAINED, CandidateRow, EvaluationRow, ProposalRow, SearchRow
 from losssearch.store.store import Store
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ TRIED_SCHEMA = "v3.2.0.a"
 CAP = 2000
 SLOW_CAP = 200  # without the fast path
 BATCH = 500
+FIRST = 1000  # the start losses are among the first so many proposals of a search
 NOTES = 3  # how many of the best have a note
 GIVE_UP_AFTER = 3  # failures in a row
 OWNER, NEXT = "losssearch", "losssearch: next proposal"
-TRAINED = ("SCORED", "DIVERGED", "PRUNED", "FAILED", "INVALID", "TIMEOUT", "DIED", "POISON")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ class Mirror:
 
     def _update(self, deadline: float) -> int:
         added = 0
-        if self._store.search(self._search.name).proposals - self._next > 4 * self._cap:
+        if self._store.search(self._search.name, state=False).proposals - self._next > 4 * self._cap:
             return self._rebuild(self._cap // 2, deadline)
         while True:
             rows = self._store.proposals(self._search.name, start=self._next, limit=BATCH)
@@ -251,7 +251,7 @@ class Mirror:
     def _rebuild(self, limit: int, deadline: float) -> int:
         if not self._fast:
             limit = min(limit, SLOW_CAP)
-        after = self._store.search(self._search.name).proposals
+        after = self._store.search(self._search.name, state=False).proposals
         trials = self._trials(self._chosen(limit))
         self._noted = []
         if self._fast:
@@ -318,7 +318,8 @@ class Mirror:
         name = self._search.name
         trained = PROPOSAL.c.outcome.in_(TRAINED) & (PROPOSAL.c.search_id == self._search.id)
         newest = select(PROPOSAL.c.number).where(trained)
-        seeds = newest.where(PROPOSAL.c.origin.startswith("start")).order_by(PROPOSAL.c.number)
+        first_of_all = PROPOSAL.c.origin.startswith("start") & (PROPOSAL.c.number < FIRST)
+        seeds = newest.where(first_of_all).order_by(PROPOSAL.c.number)
         newest = newest.order_by(PROPOSAL.c.number.desc()).limit(limit)
         quarter = max(1, limit // 4)
         best = [ranked.proposal.number for ranked in self._store.leaderboard(name, quarter)]

@@ -59,6 +59,8 @@ SEARCH = table_of(Search)
 AUDIT = table_of(Audit)
 EVENT = table_of(Event)
 ROUND = table_of(Round)
+# How a training is found: through its loss, in an index that begins with `born`.
+TRAINED_LOSS = (EVALUATION.c.born == CANDIDATE.c.born) & (EVALUATION.c.candidate_key == CANDIDATE.c.key)
 _PROPOSAL_COLUMNS = [PROPOSAL.c[name] for name in ProposalRow.__dataclass_fields__]
 _CANDIDATE_COLUMNS = [CANDIDATE.c[name] for name in CandidateRow.__dataclass_fields__]
 _EVALUATION_COLUMNS = [EVALUATION.c[name] for name in EvaluationRow.__dataclass_fields__]
@@ -82,10 +84,11 @@ def candidates_in(connection: Connection, keys: Iterable[str]) -> dict[str, Cand
     return found
 
 
-def search_in(connection: Connection, name: str) -> SearchRow | None:
-    """One search; None when there is none of this name."""
-    row = connection.execute(select(*_SEARCH_COLUMNS).where(SEARCH.c.name == name)).one_or_none()
-    return None if row is None else SearchRow(*row)
+def search_in(connection: Connection, name: str, *, state: bool = True) -> SearchRow | None:
+    """One search; None when there is none of this name. Its state may be left unread, since it is long."""
+    columns = [column for column in _SEARCH_COLUMNS if state or column.name != "state"]
+    row = connection.execute(select(*columns).where(SEARCH.c.name == name)).one_or_none()
+    return None if row is None else SearchRow(**{"state": None, **row._mapping})
 
 
 class Reader(Database):
@@ -111,7 +114,8 @@ class Reader(Database):
             for chunk in in_chunks(keys):
                 query = (
                     select(*_EVALUATION_COLUMNS)
-                    .where(columns.candidate_key.in_(chunk), columns.proxy == proxy)
+                    .join(CANDIDATE, TRAINED_LOSS)
+                    .where(CANDIDATE.c.key.in_(chunk), columns.proxy == proxy)
                     .order_by(columns.id)
                 )
                 if protocol is not None:
@@ -128,10 +132,11 @@ class Reader(Database):
         with self.reading() as connection:
             for chunk in in_chunks(keys):
                 query = (
-                    select(columns.candidate_key)
+                    select(CANDIDATE.c.key)
                     .distinct()
+                    .join(EVALUATION, TRAINED_LOSS)
                     .where(
-                        columns.candidate_key.in_(chunk),
+                        CANDIDATE.c.key.in_(chunk),
                         columns.proxy == proxy,
                         columns.protocol == protocol,
                     )
@@ -148,10 +153,10 @@ class Reader(Database):
             rows = connection.execute(select(*columns).order_by(SEARCH.c.id)).all()
         return [SearchRow(**row._mapping, state=None) for row in rows]
 
-    def search(self, name: str) -> SearchRow:
-        """One search by name, with its controller state."""
+    def search(self, name: str, *, state: bool = True) -> SearchRow:
+        """One search by name, with its controller state unless that (it is long) is not asked for."""
         with self.reading() as connection:
-            if (found := search_in(connection, name)) is not None:
+            if (found := search_in(connection, name, state=state)) is not None:
                 return found
             raise self._unknown(connection, name)
 
@@ -249,7 +254,8 @@ class Reader(Database):
                     f"{reference!r}: {name!r} has {self.search(name).proposals} proposals, counted from 0."
                 )
             key = proposals[0].candidate_key
-            return Found(self.candidates([key])[key], name, proposals[0])
+            found = self.candidates([key]).get(key) or self._rejected(name, proposals[0])
+            return Found(found, name, proposals[0])
         with self.reading() as connection:
             rows = self._classical(connection, reference) or self._by_key(connection, reference)
             if not rows:
@@ -259,6 +265,18 @@ class Reader(Database):
             more = "" if len(rows) <= 4 else f" and {len(rows) - 4} more"
             raise UsageError(f"{reference!r} may mean {shown}{more}. Write one of these in full.")
         return Found(CandidateRow(**rows[0]._mapping))
+
+    def _rejected(self, name: str, row: ProposalRow) -> CandidateRow:
+        """The loss of a proposal that a screen rejected: the proposal holds all that is kept of it."""
+        return CandidateRow(
+            key=row.candidate_key,
+            space=self.search(name, state=False).space,
+            parts={"loss": row.formula},
+            canonical=row.formula,
+            structure_key="",
+            size=row.size,
+            constants=row.constants,
+        )
 
     def _classical(self, connection: Connection, reference: str) -> list[Row[Any]]:
         """Classical losses of this name, one a space: the last one written there."""

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+# Member names of the outcomes of a candidate that was sent to be trained.
+TRAINED = ("SCORED", "DIVERGED", "PRUNED", "FAILED", "INVALID", "TIMEOUT", "DIED", "POISON")
+
 
 @dataclass(frozen=True, slots=True)
 class CandidateRow:
@@ -51,7 +54,7 @@ class ProposalRow:
 
     Args:
         number: Counts from 0 within the search, without gaps.
-        candidate_key: The loss; it must be in the store.
+        candidate_key: The loss; it must be in the store if its own result counts.
         formula: As the controller wrote it.
         origin: How it was made: "seed", "mutation", "random", ...
         outcome: Member name of `Outcome`.
@@ -61,6 +64,8 @@ class ProposalRow:
         rung: The highest rung at which it was scored, from 0.
         score: Lower is better; None when it has none. nan is stored as None.
         metrics: Further numbers, among them the guard metrics.
+        constants: Of the formula, `{name: [value, low, high]}`.
+        size: Number of nodes of the formula.
     """
 
     number: int
@@ -74,6 +79,8 @@ class ProposalRow:
     rung: int = 0
     score: float | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

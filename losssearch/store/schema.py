@@ -5,6 +5,16 @@ through its proposals. Every table is called `ls_...`, so that other schemas (Op
 the same database. The tables are made by `migrations/`, never by `create_all`; HEAD names the
 migration that matches this file.
 
+Keys are hashes: an index that begins with one is written at random, one page a row, and its cost grows
+with the table. `born`, the second in which a loss was first stored, goes with its key and comes first
+in the large indices, so that what is new is written at their end. Only `ls_candidate` is at random.
+
+A loss that a screen rejected is one row of `ls_proposal` and nothing else: two keys of 32 characters,
+formula and constants (a program has at most 2,000 nodes; 24 as the spaces ship), 70 characters of
+origin and parents, and numbers: 300 to 400 bytes in all, and no page written at random. One that was
+trained has its row in `ls_candidate` besides (about 600 bytes) and one in `ls_evaluation` a run (about
+400, curve included).
+
 Values are text and numbers only, written the same way on SQLite and PostgreSQL: JSON is text
 (PostgreSQL's own JSON knows no nan), times are ISO 8601 text in UTC, nan is NULL.
 """
@@ -34,12 +44,14 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 PREFIX = "ls_"
 VERSION_TABLE = "ls_version"
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002", "0003")
 HEAD = REVISIONS[-1]
 
 
 def clean(value: str) -> str:
     """Text that every database takes: no NUL and no half of a surrogate pair."""
+    if value.isascii() and "\x00" not in value:
+        return value
     return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
@@ -66,17 +78,20 @@ class Json(TypeDecorator[Any]):
         return None if value is None else json.loads(value)
 
 
-def to_json(value: Any) -> str:
-    """JSON text of plain data; raises TypeError for anything else."""
-    return json.dumps(value, separators=(",", ":"), default=_plain)
-
-
 def _plain(value: Any) -> Any:
     if hasattr(value, "items"):
         return dict(value.items())
     if hasattr(value, "tolist"):  # a number or array of numpy
         return value.tolist()
     raise TypeError(f"Only plain data can be stored, but got {value!r}.")
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), default=_plain)  # made once: it is asked for every column
+
+
+def to_json(value: Any) -> str:
+    """JSON text of plain data; raises TypeError for anything else."""
+    return _ENCODER.encode(value)
 
 
 class Real(TypeDecorator[float]):
@@ -131,13 +146,14 @@ class Candidate(Base):
     parts: Mapped[Plain]
     canonical: Mapped[str]
     constants: Mapped[Plain]
-    structure_key: Mapped[Key] = mapped_column(index=True)
+    structure_key: Mapped[Key]
     name: Mapped[Name | None] = mapped_column(index=True)
     source: Mapped[str | None]
     size: Mapped[int]
     scale: Mapped[float | None]
     facts: Mapped[Plain]
     created_at: Mapped[datetime]
+    born: Mapped[int] = mapped_column(BigInteger)
 
 
 class Search(Base):
@@ -162,16 +178,24 @@ class Search(Base):
 
 
 class Proposal(Base):
-    """A loss as one search proposed it.
+    """A loss as one search proposed it. It holds all that is kept of a loss that a screen rejected.
 
-    `credit` is whose result counts: `same_as`, else the candidate itself. `leads` marks the first
-    scored proposal of each credit, and so the rows of the leaderboard; its index holds only those,
-    and `minus_rung` lets it be read from the top rung down.
+    `credit` is whose result counts: `same_as`, else the candidate itself; NULL for what has no
+    result. `leads` marks the first scored proposal of each loss, and so the rows of the leaderboard;
+    its index holds only those, and `minus_rung` lets it be read from the top rung down.
     """
 
     __tablename__ = "ls_proposal"
     __table_args__ = (
-        Index("ix_ls_proposal_credit", "search_id", "credit"),
+        Index(
+            "ix_ls_proposal_credit",
+            "search_id",
+            "born",
+            "credit",
+            "leads",
+            sqlite_where=text("credit IS NOT NULL"),
+            postgresql_where=text("credit IS NOT NULL"),
+        ),
         Index("ix_ls_proposal_outcome", "search_id", "outcome", "number"),
         Index(
             "ix_ls_proposal_board",
@@ -185,14 +209,17 @@ class Proposal(Base):
 
     search_id: Mapped[int] = mapped_column(ForeignKey("ls_search.id"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    candidate_key: Mapped[Key] = mapped_column(ForeignKey("ls_candidate.key"), index=True)
+    candidate_key: Mapped[Key]
     formula: Mapped[str]
+    constants: Mapped[Plain]
+    size: Mapped[int]
     origin: Mapped[Name]
     parents: Mapped[Plain]
     outcome: Mapped[Name]
     detail: Mapped[str]
     same_as: Mapped[Key | None]
-    credit: Mapped[Key]
+    credit: Mapped[Key | None]
+    born: Mapped[int] = mapped_column(BigInteger)
     leads: Mapped[int]
     rung: Mapped[int]
     minus_rung: Mapped[int]
@@ -201,12 +228,13 @@ class Proposal(Base):
 
 
 class Evaluation(Base):
-    """One training of a loss; every search reuses it."""
+    """One training of a loss; every search reuses it. Look it up with the loss's `born` and key."""
 
     __tablename__ = "ls_evaluation"
-    __table_args__ = (UniqueConstraint("candidate_key", "proxy", "protocol", "run"),)
+    __table_args__ = (UniqueConstraint("born", "candidate_key", "proxy", "protocol", "run"),)
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    born: Mapped[int] = mapped_column(BigInteger)
     candidate_key: Mapped[Key] = mapped_column(ForeignKey("ls_candidate.key"))
     proxy: Mapped[str]
     protocol: Mapped[str]
@@ -241,6 +269,21 @@ class Audit(Base):
     protocol: Mapped[str]
     rows: Mapped[Plain]
     summary: Mapped[Plain]
+
+
+class Learned(Base):
+    """A loss that is a network. `key` is made from its settings and numbers, so equal ones are one row."""
+
+    __tablename__ = "ls_learned"
+
+    key: Mapped[Key] = mapped_column(primary_key=True)
+    name: Mapped[Name] = mapped_column(index=True)
+    kind: Mapped[Name]
+    space: Mapped[str]
+    settings: Mapped[Plain]
+    arrays: Mapped[Plain]
+    evidence: Mapped[Plain]
+    created_at: Mapped[datetime]
 
 
 class Event(Base):

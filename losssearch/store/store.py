@@ -3,7 +3,8 @@
 One SQL database (a SQLite file or PostgreSQL) is the truth. Only the driver writes it; pages and
 reports open it read-only. Every write is one transaction and may be repeated: a killed driver
 opens its search again and goes on after the last committed round, with nothing lost or doubled.
-A round of 100 proposals costs some milliseconds, however long the search already is.
+A round of 100 proposals costs some milliseconds, however long the search already is: see
+`schema.py` for what is kept of a candidate, and `benchmarks/store.py` for the figures.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import re
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -35,6 +37,7 @@ from losssearch.store.reader import (
     search_in,
 )
 from losssearch.store.rows import (
+    TRAINED,
     AuditRow,
     CandidateRow,
     EvaluationRow,
@@ -109,11 +112,12 @@ class Store(Reader):
         rows = [_values(row) | {"created_at": now} for row in evaluations]
 
         def work(connection: Connection) -> int:
-            _require(connection, (row["candidate_key"] for row in rows))
+            born = _births(connection, (row["candidate_key"] for row in rows))
+            full = [row | {"born": born[row["candidate_key"]]} for row in rows]
             statement = _insert(connection, EVALUATION)
             fresh = ("outcome", "metric", "metrics", "curve", "seconds", "created_at")
             statement = statement.on_conflict_do_update(
-                index_elements=["candidate_key", "proxy", "protocol", "run"],
+                index_elements=["born", "candidate_key", "proxy", "protocol", "run"],
                 set_={name: statement.excluded[name] for name in fresh},
                 where=and_(
                     or_(*(EVALUATION.c.outcome == accident for accident in ACCIDENTS)),
@@ -121,7 +125,7 @@ class Store(Reader):
                 ),
             )
             kept = connection.execution_options(preserve_rowcount=True)
-            return kept.execute(statement, rows).rowcount
+            return kept.execute(statement, full).rowcount
 
         return self.write(work) if rows else 0
 
@@ -205,7 +209,8 @@ class Store(Reader):
                 already stored and is left alone.
             proposals: Their numbers go on from `search.proposals`, in order.
             updates: New scores of earlier proposals, or of these.
-            candidates: Losses still to be added; those of `proposals` must be in the store by then.
+            candidates: Losses still to be added; those whose result counts for one of `proposals` must be
+                in the store by then.
 
         Returns:
             The search as stored now.
@@ -218,7 +223,7 @@ class Store(Reader):
         def work(connection: Connection) -> SearchRow:
             stored = self._enter_search(connection, search)
             if number < stored.rounds:
-                return stored
+                return search_in(connection, search.name) or stored
             if number > stored.rounds:
                 raise UsageError(
                     f"Round {number} of {search.name!r} cannot be stored: {stored.rounds} rounds "
@@ -245,7 +250,7 @@ class Store(Reader):
                 "updated_at": now,
             }
             connection.execute(update(SEARCH).where(SEARCH.c.id == search.id).values(after))
-            return search_in(connection, search.name) or stored
+            return replace(stored, **after)
 
         return self._drive(search, work)
 
@@ -315,7 +320,7 @@ class Store(Reader):
         token = self._leases[search.id][0]
         ours = and_(SEARCH.c.id == search.id, SEARCH.c.driver == token)
         touched = connection.execute(update(SEARCH).where(ours).values(driver=token)).rowcount
-        stored = search_in(connection, search.name)
+        stored = search_in(connection, search.name, state=False)
         if not touched or stored is None:
             raise StoreError(
                 f"Another process has taken over the search {search.name!r}; nothing of this one "
@@ -379,53 +384,76 @@ def _add(connection: Connection, candidates: Sequence[CandidateRow]) -> int:
             },
             where=or_(lacking, facts),
         ),
-        [_values(row) | {"created_at": row.created_at or now} for row in rows.values()],
+        [
+            _values(row) | {"created_at": row.created_at or now, "born": int(now.timestamp())}
+            for row in rows.values()
+        ],
     )
     return len(rows) - len(known)
 
 
-def _require(connection: Connection, keys: Iterable[str]) -> None:
-    """Raises UsageError for the first loss that is not in the store."""
+def _births(connection: Connection, keys: Iterable[str]) -> dict[str, int]:
+    """Key -> `born` of losses; raises UsageError for one that is not in the store."""
+    born: dict[str, int] = {}
     for chunk in in_chunks(keys):
-        query = select(CANDIDATE.c.key).where(CANDIDATE.c.key.in_(chunk))
-        missing = set(chunk).difference(connection.execute(query).scalars())
-        if missing:
+        query = select(CANDIDATE.c.key, CANDIDATE.c.born).where(CANDIDATE.c.key.in_(chunk))
+        found = {row[0]: row[1] for row in connection.execute(query)}
+        if missing := set(chunk).difference(found):
             raise UsageError(
                 f"The loss {min(missing)!r} is not in the store. Add it with add_candidates first."
             )
+        born |= found
+    return born
 
 
 def _propose(connection: Connection, search_id: int, proposals: Sequence[ProposalRow]) -> None:
-    """Insert proposals; the first scored one of each credit leads."""
-    if not proposals:
-        return
-    _require(connection, (row.candidate_key for row in proposals))
-    led: set[str] = set()
-    for chunk in in_chunks(row.same_as or row.candidate_key for row in proposals):
-        query = select(PROPOSAL.c.credit).where(
-            PROPOSAL.c.search_id == search_id, PROPOSAL.c.credit.in_(chunk), PROPOSAL.c.leads == 1
+    """Insert proposals. The first scored one of each loss leads; what is credited to it has its metrics."""
+    credits = [_credit(row) for row in proposals]
+    born = _births(connection, filter(None, credits))
+    led: dict[str, Any] = {}
+    for chunk in in_chunks(born):
+        query = select(PROPOSAL.c.credit, PROPOSAL.c.metrics).where(
+            PROPOSAL.c.search_id == search_id,
+            PROPOSAL.c.born.in_({born[key] for key in chunk}),
+            PROPOSAL.c.credit.in_(chunk),
+            PROPOSAL.c.leads == 1,
         )
-        led.update(connection.execute(query).scalars())
+        led.update((key, metrics) for key, metrics in connection.execute(query))
     rows = []
-    for row in proposals:
-        credit = row.same_as or row.candidate_key
-        leads = _is_number(row.score) and credit not in led
-        if leads:
-            led.add(credit)
-        own = {"search_id": search_id, "credit": credit, "leads": int(leads)}
-        rows.append(_values(row) | own | {"minus_rung": -row.rung})
-    connection.execute(insert(PROPOSAL), rows)
+    for row, credit in zip(proposals, credits, strict=True):
+        values = _values(row)
+        values |= {"search_id": search_id, "credit": credit, "leads": 0, "minus_rung": -row.rung}
+        values["born"] = born[credit] if credit is not None else 0
+        if credit in led:
+            values["metrics"] = led[credit]
+        elif credit == row.candidate_key and _is_number(row.score):
+            values["leads"] = 1
+            led[credit] = row.metrics
+        rows.append(values)
+    if rows:
+        connection.execute(insert(PROPOSAL), rows)
+
+
+def _credit(row: ProposalRow) -> str | None:
+    """The key of the loss whose result counts for a proposal; None where there is no result."""
+    if row.outcome in TRAINED or _is_number(row.score):
+        return row.same_as or row.candidate_key
+    return None
 
 
 def _rescore(connection: Connection, search: SearchRow, change: ScoreUpdate) -> None:
     """Give a proposal and every copy credited to the same loss a new score."""
     of_search = PROPOSAL.c.search_id == search.id
     this = and_(of_search, PROPOSAL.c.number == change.number)
-    credit = connection.execute(select(PROPOSAL.c.credit).where(this)).scalar()
-    if credit is None:
+    query = select(PROPOSAL.c.candidate_key, PROPOSAL.c.credit).where(this)
+    found = connection.execute(query).one_or_none()
+    if found is None:
         raise UsageError(f"{search.name!r} has no proposal {change.number} to give a score.")
-    connection.execute(update(PROPOSAL).where(this).values(outcome=change.outcome, detail=change.detail))
-    copies = and_(of_search, PROPOSAL.c.credit == credit)
+    credit = found[1] or found[0]
+    born = _births(connection, [credit])[credit]
+    own = {"outcome": change.outcome, "detail": change.detail, "credit": credit, "born": born}
+    connection.execute(update(PROPOSAL).where(this).values(own))
+    copies = and_(of_search, PROPOSAL.c.born == born, PROPOSAL.c.credit == credit)
     values = {
         "rung": change.rung,
         "minus_rung": -change.rung,
@@ -437,7 +465,8 @@ def _rescore(connection: Connection, search: SearchRow, change: ScoreUpdate) -> 
     if not _is_number(change.score):
         connection.execute(update(PROPOSAL).where(copies, PROPOSAL.c.leads == 1).values(leads=0))
     elif connection.execute(leader).scalar() is None:
-        first = connection.execute(select(func.min(PROPOSAL.c.number)).where(copies)).scalar()
+        itself = and_(copies, PROPOSAL.c.candidate_key == credit)
+        first = connection.execute(select(func.min(PROPOSAL.c.number)).where(itself)).scalar()
         chosen = and_(of_search, PROPOSAL.c.number == first)
         connection.execute(update(PROPOSAL).where(chosen).values(leads=1))
 

@@ -9,7 +9,7 @@ import pytest
 
 from dashboards import formulas
 from dashboards.charts import Line, chart, ticks
-from dashboards.curves import CLASSES, charts, chosen, reference
+from dashboards.curves import CLASSES, WALKS, charts, chosen, reference
 from losssearch.language.formula import parse
 from losssearch.language.latex import to_latex
 from losssearch.screening.scale import gradient_scale
@@ -40,7 +40,7 @@ def test_squared_error_rises_with_the_square_of_the_residual() -> None:
     assert trace.slope == pytest.approx([scale * 2 * x for x in trace.x], abs=1e-12)
 
 
-@pytest.mark.parametrize("name", space_names())
+@pytest.mark.parametrize("name", WALKS)
 def test_every_loss_stands_beside_three_or_four_others(name: str) -> None:
     space = load_space(name)
     for loss in space.losses.values():
@@ -58,6 +58,11 @@ def test_a_loss_without_a_number_anywhere_has_curves_of_the_others_only() -> Non
 def test_a_loss_that_reads_no_prediction_has_no_curves() -> None:
     space = load_space("regression")
     assert charts(space.losses["l2_regulariser"].program, space, None) == []
+
+
+def test_a_task_without_a_line_of_predictions_has_no_curves() -> None:
+    space = load_space("boxes")
+    assert charts(space.losses["giou"].program, space, None) == []
 
 
 def test_marks_on_an_axis_are_round_and_inside() -> None:

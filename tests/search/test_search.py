@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from losssearch.errors import LossSearchError, ProxyError, StoreError, UsageError
+from losssearch.language.canonical import candidate_key
+from losssearch.records import program_of_row
 from losssearch.session import CHOSEN
+from losssearch.spaces import load_space
 from losssearch.store.store import Store
 from tests.search.conftest import content
 
@@ -67,6 +70,41 @@ def test_a_search_interrupted_in_its_rounds_equals_an_undisturbed_one(search, tm
             parts.run(candidates=80, watch=interrupt)
     parts.run(candidates=80)
     assert content(whole.storage, "small") == content(parts.storage, "small")
+
+
+@pytest.mark.parametrize("controller", ["random", "evolution"])
+def test_what_is_read_again_from_the_store_changes_nothing(search, tmp_path, monkeypatch, controller):
+    """With no program kept in memory and small pages on resume the same is found."""
+    whole = search(storage=f"sqlite:///{tmp_path}/a.db", controller=controller)
+    parts = search(storage=f"sqlite:///{tmp_path}/b.db", controller=controller)
+    whole.run(candidates=80)
+    monkeypatch.setattr("losssearch.ledger.HELD", 0)
+    monkeypatch.setattr("losssearch.session.PAGE", 7)
+
+    def interrupt(progress):
+        if progress.seen > 60:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        parts.run(candidates=80, watch=interrupt)
+    parts.run(candidates=80)
+    assert content(whole.storage, "small") == content(parts.storage, "small")
+
+
+def test_of_a_rejected_candidate_one_proposal_is_kept_and_can_be_found(search):
+    spec = search()
+    spec.run(candidates=60)
+    with Store.open(spec.storage, read_only=True) as store:
+        rows = store.proposals("small")
+        stored = store.candidates(p.candidate_key for p in rows)
+        rejected = [p for p in rows if p.outcome in ("FLAT", "BLIND", "NOT_FINITE", "NOT_LEARNING")]
+        assert rejected
+        assert all(p.candidate_key not in stored or stored[p.candidate_key].name for p in rejected)
+        assert all(p.candidate_key in stored for p in rows if p.outcome == "SCORED")
+        found = store.find(f"small@{rejected[0].number}").candidate
+    program = program_of_row(found, load_space("multiclass"))
+    assert (program.text, program.size) == (rejected[0].formula, found.size)
+    assert candidate_key(program) == found.key
 
 
 def test_running_again_with_the_budget_spent_trains_nothing(search):

@@ -16,8 +16,8 @@ from losssearch.store import address
 from losssearch.store.database import Database
 from losssearch.store.migrations import migrate
 from losssearch.store.schema import HEAD, REVISIONS
-from losssearch.store.store import Store
-from tests.store.make import begin, commit
+from losssearch.store.store import ScoreUpdate, Store
+from tests.store.make import begin, commit, proposal
 
 
 def change(url: str, *statements: str) -> None:
@@ -65,6 +65,51 @@ def test_optuna_may_live_in_the_same_database(url: str, ours_first: bool) -> Non
         storage.engine.dispose()
 
 
+def test_an_old_store_keeps_what_it_holds(url: str) -> None:
+    """A store as the first version left it: a scored loss, its copy, and one that a screen rejected."""
+    place = address.parse(url)
+    engine = address.open_engine(place, False, 5)
+    with engine.begin() as connection:
+        command.upgrade(migrate.config(connection), "0001")
+        assert migrate.state(connection, "x") == "0001"
+    engine.dispose()
+    candidate = "'multiclass', '{\"loss\":\"mean(p)\"}', 'mean(p)', '{\"c\":[1,0,2]}', 's', NULL, NULL"
+    when = "'2026-01-01T00:00:00.000000+00:00'"
+    change(
+        url,
+        *(
+            f"INSERT INTO ls_candidate VALUES ('{key}', {candidate}, {size}, 1.0, '{{}}', {when})"
+            for key, size in (("aa", 3), ("bb", 4), ("cc", 5))
+        ),
+        "INSERT INTO ls_search VALUES (1, 'old', 'multiclass', 'digits', 'random', '{}', 0, 1, 3, 'running', "
+        f"'{{}}', NULL, {when}, {when})",
+        *(
+            f"INSERT INTO ls_proposal VALUES (1, {number}, '{key}', 'mean(p)', 'random', '[]', '{outcome}', "
+            f"'', {same_as}, '{credit}', {leads}, 0, 0, {score}, '{{}}')"
+            for number, key, outcome, same_as, credit, leads, score in (
+                (0, "aa", "SCORED", "NULL", "aa", 1, 0.5),
+                (1, "bb", "EQUIVALENT", "'aa'", "aa", 0, 0.5),
+                (2, "cc", "FLAT", "NULL", "cc", 0, "NULL"),
+            )
+        ),
+    )
+    with Store.open(url) as store:
+        search = store.open_search("old", "multiclass", "digits", "random", {}, 0)
+        rows = store.proposals("old")
+        assert [row.size for row in rows] == [3, 4, 5]
+        assert all(row.constants == {"c": [1, 0, 2]} for row in rows)
+        store.update_scores(search, [ScoreUpdate(0, "SCORED", 1, 0.25)])
+        assert [row.score for row in store.proposals("old")] == [0.25, 0.25, None]
+        assert [ranked.proposal.number for ranked in store.leaderboard("old")] == [0]
+        with store.reading() as connection:
+            credits = connection.execute(text("SELECT credit FROM ls_proposal ORDER BY number")).scalars()
+            assert list(credits) == ["aa", "aa", None]
+        with store.engine.connect() as connection:
+            command.check(migrate.config(connection))
+        search = store.commit_round(search, 1, [proposal(3, None)], {}, None, 0.0)  # its loss is not stored
+        assert store.find("old@3").candidate.parts == {"loss": "mean(p * 3, 'n')"}
+
+
 def test_a_database_of_others_is_not_ours_to_read(url: str) -> None:
     change(url, "CREATE TABLE experiments (id INTEGER)", "INSERT INTO experiments VALUES (7)")
     for options in ({"read_only": True}, {"create": False}):
@@ -110,8 +155,8 @@ def test_an_older_store_is_brought_up_to_date_only_for_writing(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Store.open(url).close()
-    monkeypatch.setattr(migrate, "HEAD", "0002")
-    monkeypatch.setattr("losssearch.store.database.HEAD", "0002")
+    monkeypatch.setattr(migrate, "HEAD", "9999")
+    monkeypatch.setattr("losssearch.store.database.HEAD", "9999")
     with pytest.raises(StoreError, match=r"of an older losssearch. Open it once for writing"):
         Store.open(url, read_only=True)
     Store.open(url).close()

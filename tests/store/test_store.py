@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -258,6 +259,35 @@ class TestLeaderboard:
         assert store.leaderboard("demo", 1)[0].proposal.number == 0
         assert store.outcomes("demo") == {"DIVERGED": 1, "SCORED": 2}
 
+    def test_a_copy_has_the_metrics_of_its_loss_and_never_leads(self, store: Store) -> None:
+        search = begin(store)
+        first = proposal(0, 0.5, metrics={"ece": 0.1})
+        early = proposal(1, 0.5, of="early", same_as=key_of(0), outcome="EQUIVALENT")
+        search = store.commit_round(
+            search,
+            0,
+            [replace(early, number=0), replace(first, number=1)],
+            {},
+            None,
+            0.0,
+            candidates=[candidate(0)],
+        )
+        late = proposal(2, 0.5, of=0, outcome="DUPLICATE")
+        store.commit_round(search, 1, [late], {}, None, 0.0)
+        assert [row.metrics for row in store.proposals("demo")] == [{}, {"ece": 0.1}, {"ece": 0.1}]
+        assert [ranked.proposal.number for ranked in store.leaderboard("demo")] == [1]
+
+    def test_a_rejected_proposal_needs_no_stored_loss_until_it_gets_a_score(self, store: Store) -> None:
+        search = store.commit_round(begin(store), 0, [proposal(0, None, size=7)], {}, None, 0.0)
+        assert store.candidates([key_of(0)]) == {}
+        found = store.find("demo@0").candidate
+        assert (found.key, found.size, found.space) == (key_of(0), 7, "multiclass")
+        with pytest.raises(UsageError, match="not in the store"):
+            store.update_scores(search, [ScoreUpdate(0, "SCORED", 1, 0.1)])
+        store.add_candidates([candidate(0)])
+        store.update_scores(search, [ScoreUpdate(0, "SCORED", 1, 0.1)])
+        assert [ranked.proposal.number for ranked in store.leaderboard("demo")] == [0]
+
     def test_updating_a_proposal_that_does_not_exist_is_refused(self, store: Store) -> None:
         search = begin(store)
         with pytest.raises(UsageError, match="has no proposal 7 to give a score"):
@@ -349,5 +379,7 @@ def test_the_cost_of_a_round_does_not_grow_with_the_search(store: Store) -> None
                     plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
                     for step in plan:
                         assert not re.match("SCAN (?!CONSTANT)", step[3]), f"{step[3]}: {statement}"
+                        if "ORDER BY" not in statement:  # or it would walk through all that was ever scored
+                            assert "ix_ls_proposal_board" not in step[3], statement
                         if "TEMP B-TREE" in step[3] and "ls_proposal" in statement:
                             assert "PART OF" in step[3] or "LAST" in step[3]  # only the ties are sorted

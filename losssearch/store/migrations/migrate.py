@@ -55,7 +55,7 @@ def state(connection: Connection, shown: str) -> str | None:
     revisions = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalars().all()
     if not revisions and present == {VERSION_TABLE}:
         return None
-    if len(revisions) != 1:
+    if len(revisions) != 1 or present == {VERSION_TABLE}:
         raise foreign
     if revisions[0] not in REVISIONS:
         raise StoreError(

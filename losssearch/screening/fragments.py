@@ -1,0 +1,210 @@
+"""What does one step of a program, and its share of the gradient, become in the kernel?
+
+A gradient is made of few patterns: an operation, the levels of its arguments (see the kernel's `assembly`),
+and the level of the slope that comes back. For each pattern the row's formula is broken down once, into a
+fragment of loops over numbered operands; to differentiate a candidate is then to string fragments together
+(`bulk.py`), without any formula being walked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from losssearch.execution.kernel.assembly import NEITHER, SAMPLES, Assembler, Layout, Refused, Step
+from losssearch.execution.kernel.loops import Precision, address
+from losssearch.language.formula import parse_term
+from losssearch.language.primitives import PRIMITIVES, Form
+from losssearch.language.term import INPUT, LITERAL, NAME, Term
+
+#: Operands of a fragment: the arguments, the value, the slope in it, the result, and from TEMPORARY its own.
+X, Y, Z, OUT, G, RESULT, TEMPORARY = range(7)
+SCRATCH = 5_000  # where a sum over samples keeps its halves
+#: Operands of a whole string lie apart by kind: the candidate's own values from 0, then these.
+KIND = 10_000
+LITERALS, CONSTANTS, INPUTS, RESULTS = KIND, 2 * KIND, 3 * KIND, 4 * KIND
+#: A level of its own: one number, which lies in memory as often as there are samples. So do literals.
+REPEATED = 4
+_LETTERS = "xyz"
+
+
+class _Pattern(Assembler):
+    """An assembler whose terminals are the operands of a fragment."""
+
+    def given(self, name: str, level: int, *, is_repeated: bool) -> int:
+        """An operand. That it is repeated already is noted where no rule of the assembler looks."""
+        return self._emit(Step(INPUT, (), name, level, (True,) * is_repeated))
+
+    def number(self, value: float) -> int:
+        return self._literal(value)
+
+    def operation(self, op: str, args: Sequence[int], over: int) -> int:
+        return self._apply(op, args, over)
+
+    def total(self, value: int, over: int) -> int:
+        """A sum over axes; one that the value lacks counts as often as it is long."""
+        return self._reduce("sum", value, over)
+
+
+class Fragments:
+    """All fragments that were ever asked for, over one layout.
+
+    Attributes:
+        spans: Fragment -> its first and last + 1 of the table's rows.
+        literals: Number -> its place among the literals.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.spans: list[tuple[int, int]] = []
+        self.literals: dict[float, int] = {}
+        self._rows: list[list[int]] = []
+        self._opcodes: list[str] = []
+        self._forward: dict[object, tuple[int, int]] = {}
+        self._backward: dict[object, tuple[int, int] | None] = {}
+
+    def table(self, precision: Precision) -> list[list[int]]:
+        """Instructions of the kernel's table, with the operands above; literal k is LITERALS + k."""
+        return [[address(op, precision), *row] for op, row in zip(self._opcodes, self._rows, strict=True)]
+
+    def literal(self, value: float) -> int:
+        """The operand that holds a number."""
+        return LITERALS + self.literals.setdefault(value, len(self.literals))
+
+    def forward(self, op: str, levels: tuple[int, ...], axes: object) -> tuple[int, int]:
+        """Fragment that computes an operation, and the level of its value.
+
+        Raises:
+            Refused: The kernel has no loop for it.
+        """
+        key = (op, levels, axes)
+        found = self._forward.get(key)
+        if found is None:
+            assembler, names = self._begin(levels)
+            value = assembler.operation(op, names, self._over(axes))
+            found = self._forward[key] = self._end(assembler, names, value)
+        return found
+
+    def spread(self, level: int, wanted: int) -> tuple[int, int]:
+        """Fragment that repeats a value over a higher level."""
+        key = ("", level, wanted)
+        found = self._forward.get(key)
+        if found is None:
+            assembler, names = self._begin((level,))
+            found = self._forward[key] = self._end(assembler, names, assembler.spread(names[0], wanted))
+        return found
+
+    def backward(
+        self, op: str, levels: tuple[int, ...], axes: object, value: int, slope: int, place: int
+    ) -> tuple[int, int] | None:
+        """Fragment that computes the slope in one argument, and its level; None where none flows.
+
+        Args:
+            op, levels, axes: As for `forward`.
+            value, slope: Levels of the operation's value and of the slope in it. A slope that lacks an axis
+                is the same along it.
+            place: Of the argument.
+        """
+        key = (op, levels, axes, slope, place)
+        if key not in self._backward:
+            row = PRIMITIVES[op]
+            rule = row.derivative[place]
+            if row.form is Form.COPY:
+                raise Refused(f"{op} needs two copies of an axis")
+            found = None if rule is None else self._derive(rule, levels, axes, value, slope, place)
+            self._backward[key] = found
+        return self._backward[key]
+
+    def _derive(
+        self, rule: str, levels: tuple[int, ...], axes: object, value: int, slope: int, place: int
+    ) -> tuple[int, int]:
+        assembler, names = self._begin(levels, value, slope)
+        letters = dict(zip(_LETTERS, names[: len(levels)], strict=False)) | {"out": names[-2], "g": names[-1]}
+        part = self._lowered(assembler, _template(rule), letters, self._over(axes))
+        union = 0
+        for level in levels:
+            union |= level & ~REPEATED
+        part = assembler.total(part, union & ~levels[place])
+        return self._end(assembler, names, part)
+
+    def _lowered(self, assembler: _Pattern, term: Term, letters: dict[str, int], over: int) -> int:
+        if term.op == NAME:
+            known = letters.get(str(term.data))
+            return assembler.number(1.0) if known is None else known  # a weight that was not given
+        if term.op == LITERAL:
+            return assembler.number(float(str(term.data)))
+        args = [self._lowered(assembler, arg, letters, over) for arg in term.args]
+        if term.op == "sum":
+            return assembler.total(args[0], over)
+        return assembler.operation(term.op, args, over if PRIMITIVES[term.op].has_axes else 0)
+
+    def _over(self, axes: object) -> int:
+        return self.layout.level([str(a) for a in axes]) if isinstance(axes, tuple) else 0
+
+    def _begin(self, levels: Sequence[int], *more: int) -> tuple[_Pattern, list[int]]:
+        assembler = _Pattern(self.layout)
+        names = [*_LETTERS[: len(levels)], *("out", "g")[: len(more)]]
+        for name, level in zip(names, (*levels, *more), strict=True):
+            assembler.given(name, level & ~REPEATED, is_repeated=level == REPEATED)
+        return assembler, list(range(len(names)))
+
+    def _end(self, assembler: _Pattern, names: list[int], value: int) -> tuple[int, int]:
+        """Keep the loops that lead to a value; its own place is RESULT."""
+        steps, first = assembler.steps, len(self._rows)
+        given = {"x": X, "y": Y, "z": Z, "out": OUT, "g": G}
+        operands: list[int] = []
+        temporaries = 0
+        needed = _needed(steps, value)
+        for i, step in enumerate(steps):
+            if step.opcode == INPUT:
+                operands.append(given[str(step.data)])
+            elif step.opcode == LITERAL:
+                operands.append(self.literal(float(step.data or 0.0)))
+            elif i == value:
+                operands.append(RESULT)
+            elif step.opcode == "spread" and step.level == SAMPLES and _is_repeated(steps[step.args[0]]):
+                operands.append(operands[step.args[0]])
+                continue
+            else:
+                operands.append(TEMPORARY + temporaries)
+                temporaries += i in needed
+            if step.args and i in needed:
+                self._row(step, operands[i], [operands[j] for j in step.args])
+        if not steps[value].args:  # an argument, or a number
+            level = steps[value].level
+            self._row(Step("copy", (value,), None, level, (False,), level), RESULT, [operands[value]])
+        self.spans.append((first, len(self._rows)))
+        return len(self.spans) - 1, steps[value].level
+
+    def _row(self, step: Step, out: int, args: list[int]) -> None:
+        rows, size = self.layout.extents(step.over)
+        jumps = [0, 0, 0]
+        if step.opcode == "spread":
+            jumps[0] = 0 if step.repeats[0] else 1
+        elif step.opcode.endswith(":across"):
+            args = [*args, SCRATCH]
+        elif True in step.repeats:
+            jumps = [0 if repeated else size for repeated in step.repeats]
+        elif ":" not in step.opcode:
+            rows, size = 1, rows * size
+        args = [*args, *[args[0]] * (3 - len(args))]
+        jumps = [*jumps, *[0] * (3 - len(jumps))]
+        self._opcodes.append(step.opcode)
+        self._rows.append([out, *args, rows, size, *jumps])
+
+
+def _is_repeated(step: Step) -> bool:
+    return step.opcode == LITERAL or (step.level == NEITHER and True in step.repeats)
+
+
+def _needed(steps: Sequence[Step], value: int) -> set[int]:
+    needed = {value}
+    for i in range(value, -1, -1):
+        if i in needed:
+            needed.update(steps[i].args)
+    return needed
+
+
+@cache
+def _template(rule: str) -> Term:
+    return parse_term(rule)

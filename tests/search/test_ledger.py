@@ -1,0 +1,106 @@
+"""The ledger says the same as a plain look at all entries, keeps no program for long, and stays small."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from losssearch.ledger import HELD, Entry, Ledger
+from losssearch.outcomes import Outcome
+from losssearch.selection import Score
+from losssearch.spaces import load_space
+
+PROGRAM = load_space("multiclass").seeds[0].program
+
+
+def never_read(number):
+    raise AssertionError(f"the program of {number} was read again")
+
+
+def dumb_promotion(entries, share):
+    """Of all that were trained, `share` should stand above rung 0: who is next?"""
+    trained = [e for e in entries if e.rung >= 0]
+    due = math.ceil(share * len(trained)) - len([e for e in trained if e.rung > 0])
+    waiting = sorted(
+        (e for e in trained if e.rung == 0 and math.isfinite(e.value)),
+        key=lambda e: (e.value, e.size, e.number),
+    )
+    return waiting[: max(0, due)]
+
+
+def dumb_leader(entries):
+    scored = [e for e in entries if math.isfinite(e.value)]
+    top = max((e.rung for e in scored), default=None)
+    best = [e for e in scored if e.rung == top]
+    return min(best, key=lambda e: (e.value, e.size, e.number), default=None)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 12),  # which loss
+            st.none() | st.sampled_from([0.1, 0.2, 0.3, math.inf]),
+            st.integers(0, 2),  # how many rungs it rises
+            st.integers(1, 3),  # its size
+        ),
+        max_size=60,
+    )
+)
+def test_who_leads_and_who_is_promoted_is_what_a_look_at_all_entries_says(trainings):
+    ledger = Ledger(never_read)
+    for which, value, rise, size in trainings:
+        entry = ledger.entries.get(str(which))
+        if entry is None:
+            entry = Entry(which, str(which), size, 1.0)
+            ledger.add(entry, PROGRAM)
+        rung = min(2, max(0, entry.rung) + rise)
+        ledger.take(entry, Score(value, outcome=Outcome.SCORED if value else Outcome.DIVERGED), rung)
+        assert ledger.trained == len([e for e in ledger if e.rung >= 0])
+        assert ledger.leader() == dumb_leader(list(ledger))
+        for share in (0.1, 0.6, 1.0):
+            assert ledger.to_promote(0, share) == dumb_promotion(list(ledger), share)
+        found = ledger.best(3, 1)
+        assert [e.order for e in found] == sorted(
+            e.order for e in ledger if e.rung >= 1 and math.isfinite(e.value)
+        )[:3]
+
+
+def test_an_empty_ledger_promotes_nobody_and_has_no_leader():
+    ledger = Ledger(never_read)
+    assert (ledger.to_promote(0, 0.5), ledger.leader(), ledger.best(3), ledger.trained) == ([], None, [], 0)
+
+
+def test_programs_that_were_not_used_for_long_are_read_again():
+    read = []
+
+    def reading(number):
+        read.append(number)
+        return PROGRAM
+
+    ledger = Ledger(reading)
+    entries = [Entry(n, str(n), 5, 1.0) for n in range(HELD + 10)]
+    for entry in entries:
+        ledger.add(entry, PROGRAM)
+        ledger.take(entry, Score(0.5, per_split=(0.5,)), 0)
+    assert [ledger.program(e) for e in entries[:3]] == [PROGRAM] * 3
+    assert read == []  # nothing is let go of before it is stored
+    ledger.settle()
+    assert all(e.score is None for e in entries)
+    ledger.program(entries[0])  # used a moment ago
+    assert read == []
+    ledger.program(entries[5])
+    assert read == [5]
+    ledger.program(entries[5])
+    assert read == [5]
+
+
+def test_a_committed_round_keeps_numbers_but_no_records():
+    ledger = Ledger(never_read)
+    entry = Entry(0, "0", 5, 1.0)
+    ledger.add(entry, PROGRAM)
+    ledger.take(entry, Score(0.25, per_split=(0.2, 0.3), metrics={"ece": 0.1}), 1)
+    assert entry.update().metrics == {"ece": 0.1, "worst_split": math.inf, "splits": 2}
+    ledger.settle()
+    assert (entry.value, entry.rung, entry.outcome, entry.score) == (0.25, 1, Outcome.SCORED, None)
