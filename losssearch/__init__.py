@@ -3,6 +3,7 @@
     import losssearch as ls
     ls.Search(space="multiclass", proxy="digits-noisy", name="demo").run(time="3m").best.module()
     ls.loss("focal", gamma=2.0)
+    ls.explain("focal", against=["gce"]).plot("focal.svg")
     ls.parse("mean(-(1 - p_t)**g * log(p_t), 'n')", space="multiclass", constants={"g": 2.0})
 
 Names are loaded when they are first used, so that importing losssearch loads no torch, Ray, Optuna or
@@ -15,8 +16,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from losssearch.api import explain as explain
     from losssearch.api import loss as loss
     from losssearch.api import parse as parse
+    from losssearch.api import suggest as suggest
     from losssearch.errors import LossSearchError as LossSearchError
     from losssearch.proxies.user import blackbox as blackbox
     from losssearch.proxies.user import task as task
@@ -33,9 +36,11 @@ _HOME = {
     "SearchResult": "losssearch.result",
     "blackbox": "losssearch.proxies.user",
     "check_loss": "losssearch.testing",
+    "explain": "losssearch.api",
     "load_space": "losssearch.spaces",
     "loss": "losssearch.api",
     "parse": "losssearch.api",
+    "suggest": "losssearch.api",
     "task": "losssearch.proxies.user",
 }
 

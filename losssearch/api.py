@@ -1,12 +1,13 @@
-"""The two shortest ways to a loss: by its name, and by its formula."""
+"""The shortest ways to a loss: by its name, by its formula, by what it wants, by what a task needs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from losssearch.catalogue import find, with_constants
+from losssearch.errors import UsageError
 from losssearch.language.formula import ConstantLike
 from losssearch.language.formula import parse as parse_formula
 from losssearch.language.program import Program
@@ -14,6 +15,9 @@ from losssearch.spaces import load_space
 
 if TYPE_CHECKING:
     from losssearch.execution.module import LossModule
+    from losssearch.insight.insight import Insight
+    from losssearch.insight.suggest import Suggestion
+    from losssearch.result import Discovered
 
 MODULE_ARGUMENTS = ("reduction", "weight", "ignore_index", "label_smoothing", "provided", "learnable")
 
@@ -57,3 +61,69 @@ def parse(
         FormulaError: It cannot be read or is badly typed; says where and what to do.
     """
     return parse_formula(formula, load_space(space).signature, constants)
+
+
+def explain(
+    loss: str | Program | Discovered,
+    *,
+    against: Sequence[str | Discovered] = (),
+    reference: str | Discovered | None = None,
+    space: str | Path | None = None,
+    constants: Mapping[str, ConstantLike] | None = None,
+    storage: str = "sqlite:///losses.db",
+) -> Insight:
+    """What a loss wants of a model: facts, sentences, tables, and pictures by `.plot("loss.svg")`.
+
+    Args:
+        loss: "focal", "focal(gamma=5)", "binary/focal", a found loss such as "demo/1" or
+            `result.best`, a formula, or the program of one.
+        against: At most four others, for the pictures and the table of weights; names are looked up
+            in the space of the loss first.
+        reference: What ratios are taken to; None takes the reference of the space, such as cross
+            entropy.
+        space: Whose words a formula or program uses, and where a name is looked up.
+        constants: Values to set, by name.
+        storage: Database of found losses.
+
+    Raises:
+        LossSearchError: There is no such loss, it cannot be read, or the losses do not compare.
+
+    >>> print(explain("focal").sentences[1].text)
+    Its gradient fades on samples that are right: beyond p = 0.86 it is less than a tenth of \
+cross entropy's, scaled to agree at p = 0.5.
+    """
+    from losssearch.insight.insight import look
+    from losssearch.insight.lookup import find_loss, of_program
+
+    if isinstance(loss, Program):
+        if constants:
+            raise UsageError("A program has its constants; set them with `program.with_constants`.")
+        place = load_space(space or "multiclass")
+        if loss.signature != place.signature:
+            raise UsageError(f"The program does not speak of {place.name!r}; name its space with `space=`.")
+        found = of_program(loss, place)
+    else:
+        found = find_loss(loss, storage, space, constants) if isinstance(loss, str) else loss
+
+    def other(name: str | Discovered) -> Discovered:
+        return find_loss(name, storage, found.space) if isinstance(name, str) else name
+
+    return look(found, [other(name) for name in against], None if reference is None else other(reference))
+
+
+def suggest(task: str, traits: Collection[str] = ()) -> list[Suggestion]:
+    """Losses for a task and what is special about it, the best fitting first, with reasons and sources.
+
+    Args:
+        task: Name of a space, such as "multiclass".
+        traits: Such as "imbalance" or "outliers"; `losssearch suggest --help` lists them.
+
+    Raises:
+        UsageError: The task or a trait is unknown.
+
+    >>> suggest("regression", ["outliers"])[0].loss
+    'huber'
+    """
+    from losssearch.insight.suggest import suggestions
+
+    return suggestions(task, traits)

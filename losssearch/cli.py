@@ -1,4 +1,4 @@
-"""The command line: `losssearch run | audit | leaderboard | show | export | losses | parts | check`, ...
+"""The command line: `losssearch run | audit | leaderboard | show | export | losses | suggest | check`, ...
 
 Each command imports what it needs when it runs, so that `losssearch --help` answers at once. An error that a
 user can mend is one line on stderr and exit code 2; Ctrl-C keeps all results and exits with 130.
@@ -26,10 +26,14 @@ app = typer.Typer(
 
 Storage = Annotated[str, typer.Option("--storage", envvar="LOSSSEARCH_STORAGE", help="Database URL.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
-Reference = Annotated[
-    str, typer.Argument(help="demo/1 (rank), demo@17 (proposal), a key, or a classical loss.")
-]
+NAMES = "demo/1 (rank), demo@17 (proposal), a key, or a classical loss."
+Reference = Annotated[str, typer.Argument(help=NAMES)]
 WHERE = "sqlite:///losses.db"
+ABOUT = {
+    "dashboard": "Pages to look at searches.",
+    "learn": "Learn a loss that is a network: on few-shot tasks, or as sample weights.",
+    "learned": "What was learned: list, show, write, distil.",
+}
 INTERRUPTED = "Interrupted. All results so far are kept; the same command goes on."
 
 
@@ -121,16 +125,39 @@ def searches(storage: Storage = WHERE, json: Json = False) -> None:
 
 
 @app.command()
-def show(reference: Reference, storage: Storage = WHERE, json: Json = False) -> None:
-    """Everything about one loss: formula, LaTeX, facts, parents, evidence."""
+def show(
+    reference: Annotated[str, typer.Argument(metavar="LOSS", help=f"{NAMES} Or a formula.")],
+    against: Annotated[str, typer.Option(help="Up to four other losses, by comma.")] = "",
+    plot: Annotated[Path | None, typer.Option(help="Draw its curves into a .png or .svg.")] = None,
+    ratio_to: Annotated[str | None, typer.Option(help="What ratios are to; the space's reference.")] = None,
+    space: Annotated[str | None, typer.Option(help="Whose words a formula uses; multiclass.")] = None,
+    constants: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=NUMBER", help="Set a constant.")
+    ] = None,
+    storage: Storage = WHERE,
+    json: Json = False,
+) -> None:
+    """Everything about one loss: formula, facts, evidence; what it wants, in words, tables, curves."""
+    from losssearch.api import explain
+    from losssearch.insight.lookup import read_setting, split_list
     from losssearch.report import describe, print_description
-    from losssearch.terminal import print_json
+    from losssearch.terminal import err, print_json
 
-    description = describe(reference, storage)
+    found = explain(
+        reference,
+        against=split_list(against),
+        reference=ratio_to,
+        space=space,
+        constants=dict(read_setting(text) for text in constants or ()),
+        storage=storage,
+    )
+    description = describe(found, storage)
+    if plot is not None:
+        err.print(f"Wrote {found.plot(plot)}.", markup=False)
     if json:
         print_json(description)
     else:
-        print_description(description)
+        print_description(found, description)
 
 
 @app.command()
@@ -172,8 +199,8 @@ def losses(
                     "space": s.name,
                     "name": loss.name,
                     "title": loss.title,
-                    "formula": loss.program.text,
-                    "constants": {c.name: [c.value, c.low, c.high] for c in loss.program.constants},
+                    "formula": loss.candidate.text,
+                    "constants": {c.name: [c.value, c.low, c.high] for c in loss.candidate.constants},
                     "source": loss.source,
                 }
                 for s, loss in found
@@ -186,9 +213,9 @@ def losses(
             [
                 loss.name,
                 s.name,
-                ", ".join(f"{c.name}={format_number(c.value)}" for c in loss.program.constants),
+                ", ".join(f"{c.name}={format_number(c.value)}" for c in loss.candidate.constants),
                 loss.source,
-                loss.program.text,
+                loss.candidate.text,
             ]
             for s, loss in found
         ],
@@ -210,21 +237,61 @@ def parts(json: Json = False) -> None:
 
 
 @app.command()
-def check(
-    path: Annotated[Path, typer.Argument(help="A Python file with a loss; it is run.")],
-    class_name: Annotated[str | None, typer.Option("--class", help="Which class.")] = None,
-    task: Annotated[str | None, typer.Option(help="multiclass, binary or regression.")] = None,
+def suggest(
+    ctx: typer.Context,
+    task: Annotated[str | None, typer.Argument(help="A space, such as multiclass; asked if missing.")] = None,
+    imbalance: Annotated[bool, typer.Option("--imbalance", help="Classes of unequal size.")] = False,
+    label_noise: Annotated[bool, typer.Option("--label-noise", help="Some labels are wrong.")] = False,
+    outliers: Annotated[bool, typer.Option("--outliers", help="Some targets are far off.")] = False,
+    hard_samples: Annotated[bool, typer.Option("--hard-samples", help="Few hard, many easy ones.")] = False,
+    overconfidence: Annotated[bool, typer.Option("--overconfidence", help="Probabilities matter.")] = False,
+    decision_only: Annotated[bool, typer.Option("--decision-only", help="Probabilities do not.")] = False,
+    boundary: Annotated[bool, typer.Option("--boundary", help="Samples near the boundary matter.")] = False,
+    overlap: Annotated[bool, typer.Option("--overlap", help="Judged by IoU or Dice.")] = False,
+    unequal_costs: Annotated[bool, typer.Option("--unequal-costs", help="One error is dearer.")] = False,
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Predict a spread too.")] = False,
+    counts: Annotated[bool, typer.Option("--counts", help="Targets are counts.")] = False,
+    wide_range: Annotated[bool, typer.Option("--wide-range", help="Targets span magnitudes.")] = False,
+    smooth: Annotated[bool, typer.Option("--smooth", help="Second derivatives are needed.")] = False,
+    overfitting: Annotated[bool, typer.Option("--overfitting", help="Learns by heart.")] = False,
     json: Json = False,
 ) -> None:
-    """Hold a loss module to the contract of a drop-in loss."""
+    """Losses for a task and what is special about it, with reasons and sources."""
+    from losssearch.insight.suggest import suggestions
+    from losssearch.report import ask_task, print_suggestions
     from losssearch.terminal import print_json
-    from losssearch.testing import check_file
 
-    report = check_file(path, class_name, task=task)
+    traits = [name.replace("_", "-") for name, on in ctx.params.items() if on is True and name != "json"]
+    if task is None:
+        task, traits = ask_task(traits)
+    found = suggestions(task, traits)
+    if json:
+        print_json([each.to_dict() for each in found])
+    else:
+        print_suggestions(task, found)
+
+
+@app.command()
+def check(
+    loss: Annotated[
+        str, typer.Argument(help="my_loss.py (it is run), package.module:Class, or a classical loss.")
+    ],
+    class_name: Annotated[str | None, typer.Option("--class", help="Which class of the file.")] = None,
+    task: Annotated[str | None, typer.Option(help="multiclass, binary or regression.")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Lines or groups by comma, such as gradients; all by default.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Hold a loss module to the contract of a drop-in loss; numerical gradients by --only gradients."""
+    from losssearch.terminal import print_json
+    from losssearch.testing import check_named, lines_of
+
+    report = check_named(loss, class_name, task=task, only=None if only is None else lines_of(only))
     if json:
         print_json(report.to_dict())
     else:
-        typer.echo(str(report))
+        typer.echo(report.as_text())
     if not report.passed:
         raise typer.Exit(1)
 
@@ -243,7 +310,7 @@ def _leaderboard(name: str, storage: str, limit: int, json: bool) -> None:
 def _add_plugins() -> None:
     """Commands of other packages (the dashboard), loaded only when they are called."""
     for point in entry_points(group="losssearch.commands"):
-        about = "Pages to look at searches." if point.name == "dashboard" else point.value
+        about = ABOUT.get(point.name, point.value)
         app.command(
             point.name,
             help=about,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from losssearch.catalogue import everything, find
-from losssearch.errors import StoreError
+from losssearch.errors import UsageError
+from losssearch.insight.lookup import find_loss
+from losssearch.language.facts import Fact, Facts
 from losssearch.language.formula import format_number
 from losssearch.result import Discovered
 from losssearch.spaces import load_space
@@ -16,6 +18,8 @@ from losssearch.terminal import number, out, print_table
 
 if TYPE_CHECKING:
     from losssearch.audit.audit import Report
+    from losssearch.insight.insight import Insight
+    from losssearch.insight.suggest import Suggestion
 
 
 def leaderboard_rows(name: str, storage: str, limit: int) -> list[dict[str, Any]]:
@@ -24,7 +28,7 @@ def leaderboard_rows(name: str, storage: str, limit: int) -> list[dict[str, Any]
         search = store.search(name)
         space = load_space(search.space)
         found = [Discovered.of_row(ranked, space, name) for ranked in store.leaderboard(name, limit)]
-        names = {loss.program.text: loss.name for loss in space.losses.values()}
+        names = {loss.candidate.text: loss.name for loss in space.losses.values()}
     return [
         {
             "loss": d.reference,
@@ -63,36 +67,14 @@ def print_leaderboard(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def find_loss(reference: str, storage: str) -> Discovered:
-    """The loss that a reference names: in the database, or in the catalogue of classical losses."""
-    catalogued = {loss.name for _, loss in everything()}
-    name = reference.rpartition("/")[2]
-    if name in catalogued and "@" not in reference:
-        space = reference.rpartition("/")[0] or None
-        place, loss = find(name, space)
-        from losssearch.records import candidate_row
-
-        row = candidate_row(loss.program, place, name=loss.name, source=loss.source)
-        return Discovered(reference, loss.program, place, row)
-    try:
-        with Store.open(storage, read_only=True) as store:
-            return Discovered.of_found(store.find(reference), reference)
-    except StoreError as error:
-        raise StoreError(
-            f"{error} ({reference!r} is no classical loss, so it was looked for there.)"
-        ) from None
-
-
-def describe(reference: str, storage: str) -> dict[str, Any]:
-    """Formula, LaTeX, facts, parents and evidence of one loss."""
+def describe(insight: Insight, storage: str) -> dict[str, Any]:
+    """Formula, LaTeX, facts, parents and evidence of one loss, then what `Insight.to_dict` has."""
     from losssearch.language.canonical import canonical
-    from losssearch.language.facts import facts
     from losssearch.language.formula import format_program
 
-    loss = find_loss(reference, storage)
-    known = facts(loss.program)
+    loss = insight.loss
     description: dict[str, Any] = {
-        "loss": reference,
+        "loss": loss.reference,
         "key": loss.key,
         "space": loss.space.name,
         "name": loss.candidate.name,
@@ -102,7 +84,7 @@ def describe(reference: str, storage: str) -> dict[str, Any]:
         "latex": loss.latex,
         "canonical": format_program(canonical(loss.program)),
         "size": loss.program.size,
-        "facts": _facts(known),
+        "facts": _facts(insight.facts),
     }
     if loss.candidate.name:
         title = loss.space.losses.get(loss.candidate.name)
@@ -117,16 +99,14 @@ def describe(reference: str, storage: str) -> dict[str, Any]:
             "evidence": dict(loss.proposal.metrics),
             "detail": loss.proposal.detail,
         }
-    return description
+    return description | insight.to_dict()
 
 
-def _facts(known: Any) -> dict[str, Any]:
+def _facts(known: Facts) -> dict[str, Any]:
     told: dict[str, Any] = {}
-    for field in known.__dataclass_fields__:
-        value = getattr(known, field)
-        told[field] = (
-            f"{value.verdict.value}: {value.why}".rstrip(": ") if hasattr(value, "verdict") else list(value)
-        )
+    for name, value in vars(known).items():
+        fact = isinstance(value, Fact)
+        told[name] = f"{value.verdict.value}: {value.why}".rstrip(": ") if fact else list(value)
     return told
 
 
@@ -134,14 +114,19 @@ def _parents(parents: Sequence[Any], storage: str) -> list[dict[str, Any]]:
     with Store.open(storage, read_only=True) as store:
         rows = store.candidates(str(p) for p in parents)
     return [
-        {"key": str(p), "formula": rows[str(p)].parts.get("loss") if str(p) in rows else None}
+        {
+            "key": str(p),
+            "formula": rows[str(p)].parts.get("loss", rows[str(p)].canonical) if str(p) in rows else None,
+        }
         for p in parents
     ]
 
 
-def print_description(description: Mapping[str, Any]) -> None:
+def print_description(insight: Insight, description: Mapping[str, Any]) -> None:
+    """What is stored and proved, a line a key, then sentences and tables."""
+    told = insight.to_dict()
     for name, value in description.items():
-        if value is None or value == {} or value == [] or value == "":
+        if name in told or value is None or value == {} or value == [] or value == "":
             continue
         if name == "constants":
             value = ", ".join(
@@ -149,7 +134,7 @@ def print_description(description: Mapping[str, Any]) -> None:
                 for n, (v, low, high) in value.items()
             )
         elif isinstance(value, Mapping):
-            value = "\n".join(f"{k}: {_short(v)}" for k, v in value.items())
+            value = "\n".join(f"{k}: {_short(v)}" for k, v in value.items() if v != [])
         elif isinstance(value, list):
             value = "\n".join(
                 _short(v.get("formula") or v["key"]) if isinstance(v, dict) else str(v) for v in value
@@ -160,6 +145,7 @@ def print_description(description: Mapping[str, Any]) -> None:
         out.print(f"{name:<12}{lines[0]}", markup=False, soft_wrap=True)
         for line in lines[1:]:
             out.print(f"{'':<12}{line}", markup=False, soft_wrap=True)
+    out.print(f"\n{insight}", markup=False, soft_wrap=True)
 
 
 def _short(value: Any) -> str:
@@ -241,3 +227,43 @@ def print_audit(report: Report) -> None:
         title=f"Audit of {report.search} on {report.proxy}, {report.splits} fresh splits, all tuned alike",
     )
     out.print(report.sentence(), markup=False, soft_wrap=True)
+
+
+def ask_task(traits: Sequence[str]) -> tuple[str, list[str]]:
+    """The task, and what is special about it, by questions at the terminal.
+
+    Raises:
+        UsageError: Nobody is there to answer.
+    """
+    import typer
+
+    from losssearch.insight.suggest import traits_of
+    from losssearch.spaces import space_names
+
+    names = space_names()
+    if not sys.stdin.isatty():
+        raise UsageError(f"Name a task: losssearch suggest TASK. There are {', '.join(names)}.")
+    task = typer.prompt(f"Which task? ({', '.join(names)})", err=True)
+    asked = [name for name, question in traits_of(task).items() if name not in traits and _agreed(question)]
+    return task, [*traits, *asked]
+
+
+def _agreed(question: str) -> bool:
+    import typer
+
+    return typer.confirm(question, default=False, err=True)
+
+
+def print_suggestions(task: str, found: Sequence[Suggestion]) -> None:
+    """A block a loss: name, for which trait, why, and who says so."""
+    from losssearch.insight.suggest import traits_of
+
+    for each in found:
+        out.print(f"{each.reference}   ({', '.join(each.traits)})", style="bold", markup=False)
+        for reason, source in zip(each.reasons, each.sources, strict=True):
+            out.print(f"    {reason}\n    [{source}]", markup=False, soft_wrap=True)
+    known = traits_of(task)
+    asked = {trait for each in found for trait in each.traits}
+    if rest := [f"--{name}" for name in known if name not in asked]:
+        out.print(f"\nMore may be said: {' '.join(rest)}", markup=False, soft_wrap=True)
+    out.print(f"Look closer: losssearch show {found[0].reference}", markup=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
     from losssearch.testing import check_loss
     print(check_loss(MyLoss))                       # a class, a factory or a module
+    print(check_named("torch.nn:HuberLoss", task="regression", only=["gradcheck"]).as_text())
 
 Works on any `torch.nn.Module` called as `loss(input, target)`, found by this project or not. Each
 row of the report is one line of the contract: passed, failed, or not applicable, with one sentence.
@@ -19,8 +20,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from torch import nn
 from losssearch.contract import arguments, call, compilers, numbers
 from losssearch.contract.call import first_line
 from losssearch.contract.case import Broken, Case, NotApplicable, make_case
+from losssearch.contract.named import classical, imported
+from losssearch.contract.report import LossReport, Row, Verdict
 from losssearch.errors import UsageError
 
 Check = Callable[[Case], str]
@@ -77,53 +79,22 @@ EXCUSABLE = frozenset(
 )
 
 
-class Verdict(Enum):
-    PASSED = "passed"
-    FAILED = "failed"
-    NOT_APPLICABLE = "not applicable"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the contract: its name, the verdict and a sentence."""
-
-    name: str
-    verdict: Verdict
-    detail: str
-
-
-@dataclass(frozen=True)
-class LossReport:
-    """What `check_loss` found; `print(report)` shows a table."""
-
-    loss: str
-    task: str
-    rows: tuple[Row, ...]
-
-    @property
-    def passed(self) -> bool:
-        """No row failed."""
-        return not self.failed
-
-    @property
-    def failed(self) -> tuple[Row, ...]:
-        return tuple(row for row in self.rows if row.verdict is Verdict.FAILED)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON."""
-        return {
-            "loss": self.loss,
-            "task": self.task,
-            "passed": self.passed,
-            "rows": [{"name": r.name, "verdict": r.verdict.value, "detail": r.detail} for r in self.rows],
-        }
-
-    def __str__(self) -> str:
-        width = max((len(row.name) for row in self.rows), default=0)
-        lines = [f"{r.verdict.value:<14}  {r.name:<{width}}  {r.detail}" for r in self.rows]
-        count = {v: sum(r.verdict is v for r in self.rows) for v in Verdict}
-        summary = ", ".join(f"{n} {verdict.value}" for verdict, n in count.items())
-        return "\n".join([f"{self.loss} ({self.task})", *lines, summary])
+GROUPS: dict[str, tuple[str, ...]] = {
+    "calls and targets": (
+        "call", "constructor", "extra_repr", "integer_targets", "one_hot_targets", "soft_targets",
+        "dense_targets", "unbatched", "no_broadcasting",
+    ),
+    "arguments": (
+        "reduction", "weight", "ignore_index", "all_ignored", "label_smoothing", "empty_batch",
+        "batch_of_one", "sum_and_count",
+    ),
+    "numbers": ("saturation", "dtypes", "autocast"),
+    "gradients": ("gradcheck", "gradgradcheck"),
+    "compilers": (
+        "compiled", "exported", "per_sample_gradients", "deepcopied", "pickled", "state_dict", "onnx",
+    ),
+}  # fmt: skip
+"""The lines of the contract by what they are about."""
 
 
 def check_loss(
@@ -162,7 +133,7 @@ def check_loss(
             f"It may name: {', '.join(sorted(EXCUSABLE))}."
         )
     rows = tuple(_run(name, case) for name in CHECKS if name in names)
-    return LossReport(type(case.loss).__name__, task, rows)
+    return LossReport(type(case.loss).__name__, task, rows, GROUPS)
 
 
 def _run(name: str, case: Case) -> Row:
@@ -178,6 +149,59 @@ def _run(name: str, case: Case) -> Row:
             return Row(name, Verdict.FAILED, str(reason))
         except Exception as error:  # whatever the loss raises is the finding
             return Row(name, Verdict.FAILED, f"{type(error).__name__}: {first_line(error)}")
+
+
+def lines_of(text: str) -> list[str]:
+    """Names of checks, from names of checks and of `GROUPS` between commas.
+
+    Raises:
+        UsageError: A name is neither.
+    """
+    found: list[str] = []
+    for word in text.split(","):
+        name = word.strip()
+        if name not in GROUPS and name not in CHECKS:
+            raise UsageError(
+                f"No check is called {name!r}. There are the groups {', '.join(GROUPS)}, and the lines "
+                f"{', '.join(CHECKS)}."
+            )
+        found += GROUPS.get(name, (name,))
+    return found
+
+
+def check_named(
+    reference: str,
+    class_name: str | None = None,
+    *,
+    task: str | None = None,
+    only: Collection[str] | None = None,
+) -> LossReport:
+    """Checks the loss that a reference names.
+
+    Args:
+        reference: The path of a Python file, which is run; `package.module:Class`, which is imported;
+            or a classical loss, such as `focal` or `binary/focal`.
+        class_name: Of a file: as in `check_file`.
+        task: As in `check_file`.
+        only: As in `check_loss`.
+
+    Raises:
+        UsageError: There is no such loss.
+    """
+    if reference.endswith(".py") or Path(reference).is_file():
+        return check_file(reference, class_name, task=task, only=only)
+    if class_name is not None:
+        raise UsageError(f"{reference}: only in a Python file a class can be chosen.")
+    if ":" in reference:
+        loss = imported(reference)
+        try:
+            loss()
+        except TypeError as error:
+            raise UsageError(f"{reference} needs arguments: {first_line(error)}") from error
+        said = getattr(loss, "task", None)
+        return check_loss(loss, task or (said if isinstance(said, str) else "multiclass"), only=only)
+    build, kind = classical(reference)
+    return replace(check_loss(build, task or kind, only=only), loss=reference)
 
 
 def check_file(
@@ -248,3 +272,17 @@ def _choose(path: Path, names: dict[str, Any], module: str, class_name: str | No
     if losses:
         raise UsageError(f"{path}: several classes: {', '.join(losses)}. Name one.")
     raise UsageError(f"{path}: no class that derives from torch.nn.Module.")
+
+
+__all__ = [
+    "CHECKS",
+    "EXCUSABLE",
+    "GROUPS",
+    "LossReport",
+    "Row",
+    "Verdict",
+    "check_file",
+    "check_loss",
+    "check_named",
+    "lines_of",
+]

@@ -149,6 +149,75 @@ def test_the_help_needs_no_torch(tmp_path: Path) -> None:
         assert re.search(rf"^\W*{command} ", done.stdout, re.M), command
 
 
+# What a loss wants, and what a task needs.
+
+
+def test_show_tells_in_words_and_tables_and_draws(folder: Path) -> None:
+    done = run("show", "focal", "--against", "mae,focal(gamma=5)", "--plot", "focal.svg", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "Wrote focal.svg.\n"
+    assert "Its gradient fades on samples that are right: beyond p = 0.86" in done.stdout
+    assert re.search(r"^ +0\.5 .* 0\.1491$", done.stdout, re.M)  # the gradient ratio, a quarter of .5966
+    assert re.search(r"^focal\(gamma=5\) +value ", done.stdout, re.M)
+    assert "</svg>" in (folder / "focal.svg").read_text()
+
+
+def test_a_found_loss_and_a_formula_are_explained_alike(tell) -> None:
+    found = json.loads(tell("show", "demo@0", "--json", "--against", "hinge,demo@1"))
+    assert found["origin"] == "start: bce"
+    assert len(found["against"]) == 2
+    formula = "mean((1 - p_t)**g * -log_pt, 'n')"
+    words = ["show", formula, "--space", "binary", "--set", "g=0", "--ratio-to", "exponential", "--json"]
+    mine = json.loads(tell(*words))
+    assert mine["reference"] == "exponential"
+    assert mine["facts"]["finite"].startswith(("proved", "unknown"))
+    for a, b in zip(mine["profile"], found["profile"], strict=True):
+        assert a["gradient"] == pytest.approx(b["gradient"])
+    assert {"bounded", "smooth"} <= {row["name"] for row in found["explanation"]}
+
+
+def test_a_refuted_fact_is_told_with_its_example(tell) -> None:
+    shown = json.loads(tell("show", "focal", "--json"))
+    assert shown["facts"]["convex"].startswith("refuted: ")
+    assert set(shown["counterexamples"]["convex"]) >= {"inputs", "other", "middle", "chord"}
+    assert "logits = [[" in tell("show", "focal")
+
+
+def test_suggest_answers_with_reasons_and_sources(tell) -> None:
+    found = json.loads(tell("suggest", "multiclass", "--label-noise", "--json"))
+    assert found[0]["loss"] == "gce"
+    assert found[0]["sources"] == ["Zhang & Sabuncu 2018, arXiv:1805.07836"]
+    assert found[-1]["traits"] == ["plain"]
+    printed = tell("suggest", "multiclass", "--label-noise", "--imbalance")
+    for row in found:
+        assert all(text in printed for text in (*row["reasons"], *row["sources"]))
+    assert "--hard-samples" in printed
+
+
+def test_suggest_asks_whoever_sits_at_the_terminal(tmp_path: Path) -> None:
+    here, there = os.openpty()
+    os.write(here, b"regression\ny\n" + b"n\n" * 10)
+    with subprocess.Popen(
+        [*COMMAND, "suggest", "--json"], stdin=there, cwd=tmp_path,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as asking:  # fmt: skip
+        out, err = asking.communicate(timeout=60)
+    os.close(here)
+    os.close(there)
+    assert asking.returncode == 0, err
+    assert "Which task?" in err
+    assert "Are some targets far off" in err
+    assert json.loads(out)[0]["loss"] == "huber"
+
+
+def test_check_takes_files_modules_and_names(tell, folder: Path) -> None:
+    page = tell("check", "torch.nn:HuberLoss", "--task", "regression", "--only", "gradients")
+    assert page.splitlines()[0] == "HuberLoss (regression)"
+    assert "42 slopes agree with differences" in page
+    report = json.loads(tell("check", "binary/hinge", "--only", "gradcheck", "--json"))
+    assert [row["verdict"] for row in report["rows"]] == ["passed"]
+
+
 # What a loss becomes.
 
 
@@ -231,6 +300,18 @@ def test_a_loss_that_breaks_its_contract_fails_the_check(folder: Path) -> None:
         (["export", "focal", "--to", "a.py", "--format", "word"], "torch, json, latex"),
         (["export", "gaussian_nll", "--to", "a.py"], "log_var"),
         (["check", "no_such.py"], "no_such.py"),
+        (["check", "focl"], "focal"),
+        (["check", "focal", "--only", "speed"], "'speed'"),
+        (["show", "focal", "--against", "focl"], "focl"),
+        (["show", "focal", "--against", "mse"], "no loss 'mse'"),
+        (["show", "focal", "--plot", "focal.gif"], ".png or .svg"),
+        (["show", "focal", "--plot", "no/such/focal.png"], "No such file"),
+        (["show", "focal", "--set", "gamma"], "NAME=NUMBER"),
+        (["show", "focal", "--set", "gamma=9"], "outside its range"),
+        (["show", "mean(-log(p_x), 'n')"], "p_x"),
+        (["show", "l1_regulariser", "--plot", "l1.png"], "Nothing to draw"),
+        (["suggest", "multiclss"], "'multiclass'"),
+        (["suggest", "multiclass", "--outliers"], "imbalance, label-noise"),
         (["searches", "--storage", "mysql://host/base"], "not supported"),
         (["searches", "--storage", "postgresql"], "does not exist|URL"),
         (["searches", "--storage", "sqlite:///no.db"], "does not exist"),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from losssearch.contract.case import Broken, Case, finite, same, value_and_gradient
+from losssearch.contract.slopes import slopes_agree
 
 LEVELS = (0.0, 1.0, -1.0, 20.0, -20.0, 100.0, -100.0, 6e4, -6e4)
 DTYPES = {torch.float16: 3e-2, torch.bfloat16: 1e-1, torch.float32: 1e-4, torch.float64: 1e-9}
@@ -93,10 +94,10 @@ def autocast(case: Case) -> str:
 
 
 def gradcheck(case: Case) -> str:
-    """The gradient is that of the value, by finite differences in fp64."""
+    """The gradient is that of the value, by finite differences in fp64, at predictions of every size."""
     x, target, loss = _precise(case)
     torch.autograd.gradcheck(lambda z: loss(z, target), (x,), raise_exception=True)
-    return "Agrees with finite differences."
+    return slopes_agree(case)
 
 
 def gradgradcheck(case: Case) -> str:
