@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,8 +18,15 @@ import torch
 
 from losssearch.controllers.base import Controller, Proposal, Told
 from losssearch.controllers.evolution import Evolution
-from losssearch.controllers.optuna import OptunaController
+from losssearch.controllers.islands import Islands
+from losssearch.controllers.map_elites import MapElites
+from losssearch.controllers.optuna import OptunaController, Pareto
+from losssearch.controllers.outside.proposer import FromCommand
+from losssearch.controllers.portfolio import Portfolio
+from losssearch.controllers.ppo import PPO
+from losssearch.controllers.q_learning import QLearning
 from losssearch.controllers.random import RandomController
+from losssearch.controllers.reinforce import Reinforce
 from losssearch.errors import FormulaError, UsageError
 from losssearch.execution.reference import loss_gradient
 from losssearch.language.canonical import candidate_key
@@ -239,6 +247,74 @@ class TestOptunaWithNSGAII(ControllerContract):
     @pytest.fixture
     def make(self) -> Make:
         return lambda space, start, seed: OptunaController(space, start, seed, sampler="nsgaii")
+
+
+class TestOptunaWithCMAES(ControllerContract):
+    near = 0.2  # six generations only
+
+    @pytest.fixture
+    def make(self) -> Make:
+        pytest.importorskip("cmaes")
+        return lambda space, start, seed: OptunaController(space, start, seed, sampler="cmaes")
+
+
+class TestOptunaWithGP(ControllerContract):
+    @pytest.fixture
+    def make(self) -> Make:
+        return lambda space, start, seed: OptunaController(space, start, seed, sampler="gp")
+
+
+class TestPareto(ControllerContract):
+    near = 0.2  # four generations, of which short losses are a part
+
+    @pytest.fixture
+    def make(self) -> Make:
+        return Pareto
+
+
+class TestReinforce(ControllerContract):
+    @pytest.fixture
+    def make(self) -> Make:
+        return Reinforce
+
+
+class TestPPO(ControllerContract):
+    @pytest.fixture
+    def make(self) -> Make:
+        return PPO
+
+
+class TestQLearning(ControllerContract):
+    @pytest.fixture
+    def make(self) -> Make:
+        return QLearning
+
+
+class TestIslands(ControllerContract):
+    @pytest.fixture
+    def make(self) -> Make:
+        return Islands
+
+
+class TestMapElites(ControllerContract):
+    @pytest.fixture
+    def make(self) -> Make:
+        return MapElites
+
+
+class TestPortfolio(ControllerContract):
+    @pytest.fixture
+    def make(self) -> Make:
+        return Portfolio
+
+
+class TestFromCommand(ControllerContract):
+    """A command that draws formulas by chance, answers late lines wrongly, and knows nothing else."""
+
+    @pytest.fixture
+    def make(self) -> Make:
+        command = f"{sys.executable} -I {Path(__file__).with_name('proposer.py')}"
+        return lambda space, start, seed: FromCommand(space, start, seed, command=command)
 
 
 def written_out(nodes: int) -> list[str]:

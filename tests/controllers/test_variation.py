@@ -8,9 +8,9 @@ import pytest
 
 from losssearch.controllers.base import sampler_of
 from losssearch.controllers.variation import MUTATIONS, Edit, blended, crossed, mutated, nudged
+from losssearch.language.draws import Draws
 from losssearch.language.formula import format_program, parse
 from losssearch.language.program import Constant
-from losssearch.language.sampling import Draws
 from losssearch.spaces import Space, load_space
 
 

@@ -1,0 +1,1 @@
+"""A proposer from outside: any command, or any server that speaks the OpenAI chat protocol."""

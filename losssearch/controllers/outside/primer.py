@@ -1,0 +1,70 @@
+"""What must somebody know to write a loss of this space? The language in two pages, made from its tables.
+
+Every word comes from the primitives' rows and from the space file, so that the text cannot say what the
+parser does not do.
+"""
+
+from __future__ import annotations
+
+from losssearch.language.primitives import PRIMITIVES, Form, Primitive
+from losssearch.language.signature import Kind
+from losssearch.spaces import Space
+
+_LETTERS = "xyz"
+
+
+def primer(space: Space) -> str:
+    """The language and this space, for a reader who knows losses and nothing of either."""
+    signature, search = space.signature, space.search
+    inputs = [
+        f"  {name}({', '.join(i.axes)}): {i.role.value}, from {i.low:g} to {i.high:g}"
+        + (f"; {', '.join(sorted(i.properties))}" if i.properties else "")
+        for name, i in signature.inputs.items()
+        if name in search.terminals
+    ]
+    definitions = [
+        f"  {name}({signature.axes_text(d.axes)}) = {d.text}"
+        for name, d in signature.definitions.items()
+        if name in search.terminals
+    ]
+    sizes = [name for name in signature.sizes if name in search.terminals]
+    words = [f"  {usage(PRIMITIVES[name])}" for name in search.primitives]
+    axes = ", ".join(f"'{signature.axes_text(s)}'" for s in sorted(search.sets))
+    return "\n".join(
+        [
+            f"A loss for {space.title.lower()} is one formula; lower is better. Its form is {space.head},",
+            f"where body has at most {search.nodes} nodes and is at most {search.depth} deep.",
+            f"Better predictions: {signature.better}.",
+            "",
+            "Inputs, with their axes:",
+            *inputs,
+            "Defined names:",
+            *definitions,
+            *([f"Sizes of axes: {', '.join(sizes)}"] if sizes else []),
+            "",
+            "Functions and operators; nothing else exists:",
+            *words,
+            "",
+            f"Values may have the axes {axes}; elementwise functions take the union of their arguments'.",
+            "Logarithm, division, powers and square roots are guarded near zero: no epsilon is needed.",
+            "A number that should be tuned is a named constant with a value and a range.",
+        ]
+    )
+
+
+def usage(row: Primitive) -> str:
+    """How a primitive is written: `sum(x, 'axes')`, `x + y`."""
+    if row.symbol and row.arity == 2:
+        return f"x {row.symbol} y"
+    if row.symbol:
+        return f"{row.symbol}x"
+    needed = row.arity - 1 if row.has_weight else row.arity
+    args = [*_LETTERS[:needed]]
+    if row.form is Form.COPY:
+        args.append("new='old'")
+    elif row.has_axes:
+        args.append("'axes'")
+    if row.has_weight:
+        args.append("weight=None")
+    kind = " (a mask)" if row.result is Kind.MASK else ""
+    return f"{row.name}({', '.join(args)}){kind}"
