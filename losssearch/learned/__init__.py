@@ -1,0 +1,1 @@
+"""Losses that are learned: networks in the place of formulas."""
