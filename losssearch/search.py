@@ -13,6 +13,7 @@ committed round; trainings that were stored on the way are not done again.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -72,7 +73,7 @@ class Search(Spec):
             raise UsageError(f"`candidates >= 1` must hold, but got {candidates=}.")
         seconds = None if time is None else seconds_of(time)
         with ExitStack() as stack:
-            stack.enter_context(_one_thread())
+            stack.enter_context(_undisturbed())
             state = Session.enter(self, seconds, candidates, watch, stack)
             state.status("running")
             while size := state.room():
@@ -90,13 +91,20 @@ class Search(Spec):
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Screens work on small tensors, for which a second thread costs more than it brings."""
+def _undisturbed() -> Iterator[None]:
+    """One thread, and rare collections of garbage, while a search runs.
+
+    Screens work on small tensors, for which a second thread costs more than it brings. And a search keeps
+    hundreds of thousands of small objects alive: looking for circles among them again and again took
+    half of a proposal's time.
+    """
     import torch
 
-    before = torch.get_num_threads()
+    threads, often = torch.get_num_threads(), gc.get_threshold()
     torch.set_num_threads(1)
+    gc.set_threshold(100_000, 50, 100)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        gc.set_threshold(*often)

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -28,18 +28,17 @@ from losssearch.execution.plan import (
     Split,
     Stage,
 )
+from losssearch.spaces import load_space, space_names
+
+if TYPE_CHECKING:
+    from losssearch.proxies.structured import Task
 
 #: Raised whenever a change alters what a training gives: evaluations of older versions are not
 #: reused.
-TRAINER_VERSION = 1
+TRAINER_VERSION = 2
+STRUCTURED_VERSION = "structured-1"
 #: Gradients are scaled once, to the reference loss's RMS on the probes; the version of that rule.
 NORMALISER_VERSION = "rms-reference-1"
-
-SPACES = {
-    "multiclass": ("logits", "cross_entropy"),
-    "binary": ("logit", "cross_entropy"),
-    "regression": ("pred", "mse"),
-}
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Proxy:
     Args:
         name: As a user writes it.
         title: One line for a person.
-        space: Name of the space whose inputs it provides: "multiclass", "binary" or "regression".
+        space: Name of the shipped space whose inputs it provides, such as "multiclass".
         metric: Name of the error; lower is better.
         guards: Further errors, recorded for every run.
         metric_maker: Makes the error and the guards by name, when first needed; None looks them up
@@ -92,8 +91,10 @@ class Proxy:
         data_version: Changes when the data or their splits change.
         headroom: "some", or "none" for a null control, on which nothing should be found.
         sizes: (train, test) samples of an audit split, for the corrected t test.
-        custom: Trains runs itself, in place of the population trainer.
-        takes: "gradient", or "module" where `custom` wants loss modules.
+        task: What the model is shown and the loss is told, where predictions are several or no sample
+            stands alone; the structured trainer then takes the place of the population trainer.
+        custom: Trains runs itself, in place of either.
+        takes: "gradient", "slopes" where there is a `task`, or "module" where `custom` wants modules.
     """
 
     name: str
@@ -111,27 +112,51 @@ class Proxy:
     headroom: Literal["some", "none"] = "some"
     sizes: tuple[int, int] = (1, 1)
     rungs: tuple[Rung, ...] = ()
+    task: Task | None = None
     custom: Callable[[Sequence[Any], Sequence[Run]], list[RunResult]] | None = None
-    takes: Literal["gradient", "module"] = "gradient"
+    takes: Literal["gradient", "slopes", "module"] = "gradient"
 
     def __post_init__(self) -> None:
-        if self.space not in SPACES:
+        if self.task is not None:
+            object.__setattr__(self, "takes", "slopes")
+        if self.space not in space_names():
             raise ProxyError(
-                f"proxy {self.name}: no prediction is known for the space {self.space!r}. "
-                f"Choose one of {', '.join(SPACES)}."
+                f"proxy {self.name}: there is no space {self.space!r} that says what is predicted. "
+                f"Choose one of {', '.join(space_names())}."
             )
         if not self.rungs:
             object.__setattr__(self, "rungs", usual_rungs(self.second))
 
     @property
     def prediction(self) -> str:
-        """Name of the predicted input."""
-        return SPACES[self.space][0]
+        """Name of the predicted input.
+
+        Raises:
+            ProxyError: The space has several; only a proxy that trains by itself can serve it.
+        """
+        names = load_space(self.space).signature.predictions
+        if len(names) > 1:
+            raise ProxyError(
+                f"proxy {self.name}: the space {self.space!r} has the predictions {', '.join(names)}; "
+                "the population trainer takes one. Train by a loop of your own: blackbox."
+            )
+        return names[0]
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Inputs beside prediction and target that losses are told here."""
+        if self.custom is not None:  # cuts its own data, and provides nothing
+            return frozenset({"progress"})
+        if self.task is not None:
+            from losssearch.proxies.structured import inputs_of
+
+            return inputs_of(self)
+        return frozenset({"progress", *self.split(0).provided})
 
     @property
     def reference(self) -> str:
-        """The loss to whose gradient all others are scaled: "cross_entropy" or "mse"."""
-        return SPACES[self.space][1]
+        """The loss to whose gradient all others are scaled."""
+        return load_space(self.space).reference
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -177,7 +202,7 @@ class Proxy:
     @property
     def protocol(self) -> Protocol:
         """What besides loss and run decides a result."""
-        content = {
+        content: dict[str, Any] = {
             "proxy": self.name,
             "space": self.space,
             "metric": self.metric,
@@ -188,14 +213,17 @@ class Proxy:
             "trainer": TRAINER_VERSION,
             "normaliser": NORMALISER_VERSION,
         }
+        if self.task is not None:
+            content |= {"trainer": STRUCTURED_VERSION, "task": type(self.task).__name__}
+            del content["normaliser"]  # the structured trainer needs none
         return Protocol(json.dumps(content, sort_keys=True))
 
     def train(self, losses: Sequence[Any], runs: Sequence[Run]) -> list[RunResult]:
         """Trains every run; what a worker calls.
 
         Args:
-            losses: One scaled gradient function a loss (`takes == "gradient"`) or one loss module
-                (`"module"`).
+            losses: One scaled gradient function a loss (`takes == "gradient"`), one `Slopes`
+                (`"slopes"`) or one loss module (`"module"`).
             runs: What to train; `run.loss` indexes `losses`.
 
         Returns:
@@ -203,6 +231,10 @@ class Proxy:
         """
         if self.custom is not None:
             return self.custom(losses, runs)
+        if self.task is not None:
+            from losssearch.proxies.structured import train_structured
+
+            return train_structured(self, losses, runs)
         from losssearch.execution.population import train_population
 
         gradients: Sequence[GradientFn] = losses
