@@ -8,7 +8,7 @@ program, many data.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, cast
 
 from losssearch.errors import UsageError
@@ -38,7 +38,7 @@ class Compiled:
     Args:
         program: Definitions must have been expanded (`canonical` does).
         plain: Skip guards that are idle whatever the prediction, as bounds prove; the result is
-            the same.
+            the same. Bounds count on an element along every axis: without one, all guards stand.
         shortcuts: Functions to run in place of a primitive's own, by its name; equal to it.
         order: Layout of the axes while it runs; None for the declared one.
     """
@@ -54,6 +54,8 @@ class Compiled:
         self.program = program
         self._rank = len(program.signature.axes)
         self._order = order or program.signature.axes
+        guarded = partial(Compiled, program, plain=False, shortcuts=shortcuts, order=order)
+        self._guarded = guarded if plain else None
         ranges = bounds(program, any_input=True) if plain else ()
         self._steps: list[_Step | None] = []
         for step in program.instructions:
@@ -78,6 +80,8 @@ class Compiled:
         ]
 
     def __call__(self, inputs: Inputs, constants: Mapping[str, Tensor] | None = None) -> tuple[Tensor, ...]:
+        if self._guarded is not None and any(given.numel() == 0 for given in inputs.values()):
+            return self._guarded()(inputs, constants)
         values: list[Tensor] = []
         some = self._some(inputs)
         for step, ready in zip(self.program.instructions, self._steps, strict=True):

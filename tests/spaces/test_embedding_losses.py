@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from losssearch.language.draws import Draws
+from losssearch.language.sampling import Sampler
 from losssearch.screening.pipeline import Screens
 from losssearch.spaces import load_space
 from tests.spaces.conftest import Bench
@@ -200,11 +202,22 @@ def test_equals_its_second_way(embedding, name, case):
     embedding.agrees(name, samples(*case), SECOND_WAYS[name], rtol=1e-8)
 
 
-def test_mining_of_multi_similarity_leaves_pairs_out_and_keeps_some(embedding):
-    x = samples(9, 2, 3, seed=4)
-    wide = embedding.value("multi_similarity", x, epsilon=2.0)
-    assert 0 < embedding.value("multi_similarity", x, epsilon=0.0) < wide
-    embedding.agrees("multi_similarity", x, lambda x: multi_similarity(x, epsilon=2), rtol=1e-8, epsilon=2.0)
+def test_mining_of_multi_similarity_keeps_more_pairs_the_wider_it_is(embedding):
+    x, widths = samples(10, 2, 3, seed=4), (0.0, 0.1, 0.2, 0.4, 2.0)
+    values = [float(embedding.value("multi_similarity", x, epsilon=w, beta=2.0)) for w in widths]
+    assert values == sorted(set(values))
+    for w in widths:
+        embedding.agrees(
+            "multi_similarity", x, lambda x, w=w: multi_similarity(x, beta=2, epsilon=w),
+            rtol=1e-8, epsilon=w, beta=2.0,
+        )  # fmt: skip
+
+
+def test_a_search_can_propose_in_it():
+    sampler = Sampler(SPACE.grammar)
+    for i in range(20):
+        for way in (sampler.by_role, sampler.free):
+            assert sampler.has_head(way(Draws.counted(0, i)))
 
 
 def test_no_seed_is_taken_for_another():

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losssearch.execution.reference import evaluate
+from losssearch.language.draws import Draws
 from losssearch.language.program import Program
+from losssearch.language.sampling import Sampler
 from losssearch.screening.pipeline import Screens
 from losssearch.spaces import load_space
 from tests.spaces.conftest import Bench
@@ -17,6 +19,7 @@ DOUBLE = torch.float64
 SPACE = load_space("gan")
 PAIRS = tuple(name for name, loss in SPACE.losses.items() if not loss.candidate.is_one)
 SIDES = [f"{name}.{side}" for name in PAIRS for side in ("discriminator", "generator")]
+EXCHANGED = ("gan_non_saturating", "wgan", "wgan_gp", "lsgan")
 READ = ("d_real", "d_fake", "grad_norm")
 
 
@@ -104,6 +107,13 @@ def test_equals_its_second_way(gan, name, shape):
     gan.agrees(name, scores(*shape, seed=sum(shape)), SECOND_WAYS[name])
 
 
+def test_a_search_can_propose_in_it():
+    sampler = Sampler(SPACE.grammar)
+    for i in range(20):
+        for way in (sampler.by_role, sampler.free):
+            assert sampler.has_head(way(Draws.counted(0, i)))
+
+
 def test_the_single_formula_passes_the_screens():
     assert [loss.name for loss in SPACE.seeds] == ["gan_relativistic"]
     assert Screens.of(SPACE).judge(SPACE.seeds[0].program).rejection is None
@@ -183,7 +193,7 @@ def test_whether_the_generator_is_the_discriminator_with_real_and_made_exchanged
     x = scores(seed=4)
     exchanged = {**x, "d_real": x["d_fake"], "d_fake": x["d_real"]}
     slope = gan.gradient(f"{name}.discriminator", exchanged, "d_real")
-    assert torch.allclose(slope, gan.gradient(f"{name}.generator", x, "d_fake")) is is_so
+    assert torch.allclose(slope, gan.gradient(f"{name}.generator", x, "d_fake")) is (name in EXCHANGED)
 
 
 def test_a_sure_discriminator_stops_the_minimax_generator_and_not_the_other(gan):
