@@ -41,7 +41,9 @@ INTERRUPTED = "Interrupted. All results so far are kept; the same command goes o
 def run(
     space: Annotated[str, typer.Argument(help="A shipped space, or the path of a TOML file.")],
     proxy: Annotated[str, typer.Option(help="A shipped task, or path/to/file.py:function.")],
-    controller: Annotated[str, typer.Option(help="What proposes.")] = "evolution",
+    controller: Annotated[
+        str, typer.Option(help="What proposes: portfolio spreads the budget over all that learn.")
+    ] = "portfolio",
     start: Annotated[str | None, typer.Option(help="Losses to start from, by comma; all by default.")] = None,
     time: Annotated[str | None, typer.Option(help="Budget, such as 3m.")] = None,
     candidates: Annotated[int | None, typer.Option(help="Budget in proposals.")] = None,
@@ -52,6 +54,7 @@ def run(
         str, typer.Option(help="inline, processes, processes:4, ray, ray:ADDRESS.")
     ] = "processes",
     deadline: Annotated[str, typer.Option(help="Time that one training may take.")] = "60s",
+    tuner: Annotated[str, typer.Option(help="Of the finalists' constants: tpe, gp, cmaes, random.")] = "tpe",
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
@@ -61,7 +64,8 @@ def run(
     from losssearch.terminal import watching
 
     names = [n.strip() for n in start.split(",") if n.strip()] if start else None
-    search = Search(space, proxy, controller, names, storage, name, seed, workers, seconds_of(deadline))
+    deadline_s = seconds_of(deadline)
+    search = Search(space, proxy, controller, names, storage, name, seed, workers, deadline_s, tuner=tuner)
     if time is None and candidates is None:
         time = "3m"
     with watching(quiet) as watch:
@@ -100,10 +104,33 @@ def leaderboard(
     name: Annotated[str, typer.Argument(help="Of the search.")],
     storage: Storage = WHERE,
     limit: Annotated[int, typer.Option(min=1, help="Rows.")] = 20,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="Those that none beats in score, guard metric and size.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """The best losses of a search."""
-    _leaderboard(name, storage, limit, json)
+    _leaderboard(name, storage, limit, json, pareto)
+
+
+@app.command()
+def ablate(
+    reference: Annotated[str, typer.Argument(metavar="LOSS", help=f"{NAMES} Or a formula.")],
+    proxy: Annotated[str | None, typer.Option(help="The task; that of the search which found it.")] = None,
+    storage: Storage = WHERE,
+    workers: Annotated[str, typer.Option(help="Where losses are trained.")] = "processes",
+    json: Json = False,
+) -> None:
+    """Does each term of a loss matter? Trains it without one part at a time."""
+    from losssearch.ablation import ablate as without_each
+    from losssearch.report import print_ablation
+    from losssearch.terminal import print_json
+
+    found = without_each(reference, proxy, storage=storage, workers=workers)
+    if json:
+        print_json(found.to_dict())
+    else:
+        print_ablation(found)
 
 
 @app.command()
@@ -296,11 +323,11 @@ def check(
         raise typer.Exit(1)
 
 
-def _leaderboard(name: str, storage: str, limit: int, json: bool) -> None:
+def _leaderboard(name: str, storage: str, limit: int, json: bool, pareto: bool = False) -> None:
     from losssearch.report import leaderboard_rows, print_leaderboard
     from losssearch.terminal import print_json
 
-    rows = leaderboard_rows(name, storage, limit)
+    rows = leaderboard_rows(name, storage, limit, pareto)
     if json:
         print_json(rows)
     else:

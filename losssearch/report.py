@@ -11,23 +11,49 @@ from losssearch.errors import UsageError
 from losssearch.insight.lookup import find_loss
 from losssearch.language.facts import Fact, Facts
 from losssearch.language.formula import format_number
+from losssearch.pareto import front_of
 from losssearch.result import Discovered
 from losssearch.spaces import load_space
 from losssearch.store.store import Store
 from losssearch.terminal import number, out, print_table
 
 if TYPE_CHECKING:
+    from losssearch.ablation import Ablation
     from losssearch.audit.audit import Report
     from losssearch.insight.insight import Insight
     from losssearch.insight.suggest import Suggestion
 
 
-def leaderboard_rows(name: str, storage: str, limit: int) -> list[dict[str, Any]]:
-    """The best losses of a search, best first."""
+def print_ablation(found: Ablation) -> None:
+    """The whole, then what is left without each part, the dearest part first."""
+    print_table(
+        ["without", "matters", found.metric, "difference", "95 %", "left"],
+        [
+            ["(nothing)", "", number(found.error), "", "", found.program.text],
+            *(
+                [
+                    row["without"],
+                    row["matters"],
+                    number(row["error"]),
+                    "" if row["difference"] is None else f"{row['difference']:+.4f}",
+                    "" if row["low"] is None else f"[{row['low']:+.4f}, {row['high']:+.4f}]",
+                    row["left"],
+                ]
+                for row in (line.to_dict() for line in found.rows)
+            ),
+        ],
+    )
+
+
+def leaderboard_rows(name: str, storage: str, limit: int, pareto: bool = False) -> list[dict[str, Any]]:
+    """The best losses of a search, best first; or those that none beats in score, guard and size."""
     with Store.open(storage, read_only=True) as store:
         search = store.search(name)
         space = load_space(search.space)
-        found = [Discovered.of_row(ranked, space, name) for ranked in store.leaderboard(name, limit)]
+        if pareto:
+            found = front_of(store, name)[:limit]
+        else:
+            found = [Discovered.of_row(ranked, space, name) for ranked in store.leaderboard(name, limit)]
         names = {loss.candidate.text: loss.name for loss in space.losses.values()}
     return [
         {

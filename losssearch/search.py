@@ -31,13 +31,16 @@ class Search(Spec):
     Args:
         space: Name of a shipped space, or path of a TOML file.
         proxy: Name of a shipped task, or "path/to/file.py:function".
-        controller: What proposes: "evolution", "random", "optuna", "optuna:SAMPLER".
+        controller: What proposes: "portfolio" (all that learn, by what they earn), "evolution", "islands",
+            "map_elites", "reinforce", "ppo", "q_learning", "optuna:SAMPLER", "command:WORDS",
+            "openai:ADDRESS?model=NAME", or "random", the control.
         start: Names of the classical losses to start from; None for all seed points of the space.
         storage: Database URL.
         name: Of the search, in the database; run again under the same name to go on.
         seed: Of all randomness of the controller.
         workers: "inline", "processes", "processes:4", "ray", "ray:ADDRESS".
         deadline_s: Seconds that one training may take before its worker is replaced.
+        tuner: Sampler of Optuna that sets the finalists' constants: "tpe", "gp", "cmaes", "random".
 
     Raises:
         LossSearchError: An argument does not fit; says which and what to do.

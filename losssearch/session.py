@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time as clock
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from losssearch.language.program import Program
 from losssearch.language.tidy import tidied
 from losssearch.ledger import CREDITED, Entry, Ledger
 from losssearch.outcomes import Outcome
+from losssearch.pareto import POOL, front_of, point, undominated
 from losssearch.pools.base import Pool
 from losssearch.pools.open import open_pool
 from losssearch.proxies.base import Proxy
@@ -37,7 +38,7 @@ from losssearch.spaces import ClassicalLoss, Space, load_space
 from losssearch.store.mirror import Mirror
 from losssearch.store.rows import TRAINED, CandidateRow, ProposalRow, ScoreUpdate, SearchRow
 from losssearch.store.store import Store
-from losssearch.tuning import BATCH, SEARCH_SPLITS, Tuned, try_settings
+from losssearch.tuning import BATCH, SEARCH_SPLITS, TUNER, Tuned, try_settings
 
 ROUND = 96  # proposals a round
 PAGE = 2000  # proposals that are read at once on resume
@@ -75,7 +76,7 @@ class Spec:
 
     space: str | Path
     proxy: str
-    controller: str = "evolution"
+    controller: str = "portfolio"
     start: Sequence[str] | None = None
     storage: str = "sqlite:///losses.db"
     name: str = "search"
@@ -83,6 +84,7 @@ class Spec:
     workers: str = "processes"
     deadline_s: float = DEADLINE_S
     mirror: bool = True
+    tuner: str = TUNER
 
 
 @dataclass
@@ -134,6 +136,7 @@ class Session:
         began = clock.perf_counter()
         # Whatever can be wrong is asked before the database hears of the search.
         controller = make_controller(spec.controller, space, [(s.name, s.program) for s in start], spec.seed)
+        Tuned.of(start[0].program, proxy, sampler=spec.tuner)
         pool: Pool = stack.enter_context(open_pool(spec.workers))
         store = stack.enter_context(Store.open(spec.storage))
         config = {"start": [s.name for s in start], "space_digest": space.digest, "round": ROUND}
@@ -301,8 +304,12 @@ class Session:
     def _told(self, entry: Entry) -> Told:
         """What the controller hears of a loss that was trained in this round."""
         metrics = (entry.score.metrics if entry.score else None) or {}
-        guard = metrics.get(self.proxy.guards[0]) if self.proxy.guards else None
-        return replace(self.ledger.told(entry), guard=guard)
+        return replace(self.ledger.told(entry), guard=metrics.get(self.guard or ""))
+
+    @property
+    def guard(self) -> str | None:
+        """The guard metric that counts beside the score: the proxy's first."""
+        return self.proxy.guards[0] if self.proxy.guards else None
 
     def _insist_on_a_start(self, proposals: Sequence[Proposal]) -> None:
         """A task on which no known loss can be trained is broken: better said now than after an hour."""
@@ -326,6 +333,8 @@ class Session:
             return
         self.phase = "finals"
         finalists = self.ledger.diverse(self._finalists(), rung=1) or self.ledger.best(1)
+        if self.controller.objectives > 1:
+            finalists += self.front({e.key for e in finalists})
         self.train([(finalists, 2)])
         self.phase = "tuning"
         tuned = self.tune(sorted(finalists, key=lambda e: e.order)[:TUNED])
@@ -347,14 +356,22 @@ class Session:
             for p in (ranked.proposal for ranked in self.store.leaderboard(self.row.name, limit=5))
             if p.rung == CHOSEN and p.number not in kept
         ]
-        self.close_finals([*tuned, *slim], updates, {"finalists": len(everyone), "chosen": chosen})
+        notes = {"finalists": len(everyone), "chosen": chosen, "guard": self.guard}
+        self.close_finals([*tuned, *slim], updates, notes)
         if self.mirror is not None:
             self.mirror.rebuild()
+
+    def front(self, known: Collection[str]) -> list[Entry]:
+        """The promoted that no other beats in score, guard and size, without the `known`; some at most."""
+        rows = [r for r in self.store.leaderboard(self.row.name, limit=POOL) if r.proposal.rung == 1]
+        keys = [rows[i].candidate.key for i in undominated([point(r, self.guard) for r in rows])]
+        fresh = [self.ledger.entries[k] for k in keys if k in self.ledger.entries and k not in known]
+        return fresh[: FINALISTS // 2]
 
     def tune(self, entries: Sequence[Entry]) -> list[tuple[Proposal, Entry]]:
         """The entries again, as new candidates with tuned constants; what tuning left alone is left out."""
         tunable = [(e, p) for e in entries if (p := self.ledger.program(e)).constants]
-        losses = [Tuned.of(program, self.proxy) for _, program in tunable]
+        losses = [Tuned.of(program, self.proxy, sampler=self.spec.tuner) for _, program in tunable]
         for _ in range(SETTINGS // BATCH):
             try_settings(losses, BATCH, self.evaluator, SEARCH_SPLITS)
         found: list[tuple[Proposal, Entry]] = []
@@ -471,4 +488,5 @@ class Session:
             Discovered.of_row(ranked, self.space, self.row.name)
             for ranked in self.store.leaderboard(self.row.name, limit=FINALISTS)
         ]
-        return SearchResult(self.row.name, self.spec.storage, tuple(found), self.row.proposals)
+        front = tuple(front_of(self.store, self.row.name))
+        return SearchResult(self.row.name, self.spec.storage, tuple(found), self.row.proposals, front)

@@ -99,6 +99,8 @@ class Controller(ABC):
         seed: The same seed and the same answers give the same proposals.
     """
 
+    objectives = 1  # more than the score: the finals see the whole front
+
     def __init__(self, space: Space, start: Start, seed: int = 0) -> None:
         if seed < 0:
             raise UsageError(f"`seed >= 0` must hold, but got {seed=}.")

@@ -4,8 +4,8 @@ Optuna's samplers keep random streams, and some keep notes beside the trials. He
 memory is made anew from the last few hundred results whenever something was told, and the sampler
 is made anew for each question, seeded by that question. So the answer depends on the history and
 the question alone, the same after any restart, and its cost does not grow. Failures count as
-worse than all that was seen. An answer costs about 20 ms with TPE, 100 ms with GP (it grows with the
-square of its history, so it remembers less), 3 ms with CMA-ES, 2 ms with NSGA-II.
+worse than all that was seen. For 24 numbers an answer takes about 10 ms with TPE and CMA-ES, 2 ms with
+NSGA-II, and with GP 100 ms after 100 results and 230 ms after 200, so let it remember less.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What is left of a loss when a part of it is dropped?
 
 An operation gives way to one of its arguments that has the same type: `a + b` to a or b, `a * b` to either
-factor, `tanh(a)` to a, a weighted mean to a plain one. `a - b` without a is -b, `a / b` without a is 1 / b.
-What no longer speaks of both prediction and target is no loss, and what is the same loss in other words is
-no drop. Takes some tenths of a millisecond a part.
+factor, `tanh(a)` to a, a weighted mean to a plain one. `a - b` without a is -b, and `a / b` without a is
+1 / b; a minus sign is no part. What no longer speaks of both prediction and target is no loss, and what is
+the same loss in other words is no drop. Takes some tenths of a millisecond a part.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _cuts(program: Program) -> Iterator[tuple[str, Term]]:
         path, index = stack.pop()
         step, term = steps[index], at(whole, path)
         texts = [replace(program, outputs=(i,)).text for i in step.args]
-        for i, argument in enumerate(step.args):
+        for i, argument in enumerate(step.args if step.op != "neg" else ()):
             if (steps[argument].kind, steps[argument].axes) != (step.kind, step.axes):
                 continue
             part = term.args[i]

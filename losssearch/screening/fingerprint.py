@@ -56,6 +56,10 @@ class Fingerprint(Screen):
 
     def judge(self, case: Case) -> Rejection | None:
         own = _print_of(case.slopes)
+        if np.isnan(own.sizes).any():
+            return Rejection(Outcome.NOT_FINITE, "its gradient is nan on some batch")
+        if not np.isfinite(own.sizes).any():
+            return Rejection(Outcome.FLAT, "its gradient vanishes on every batch")
         bucket = _bucket(own)
         for near in (bucket - 1, bucket, bucket + 1):
             for known in self._known.get(near, ()):

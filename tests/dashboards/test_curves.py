@@ -92,10 +92,11 @@ def test_formulas_drawn_at_the_same_time_look_as_if_drawn_alone() -> None:
 @pytest.mark.parametrize("name", space_names())
 def test_every_classical_formula_can_be_drawn_at_a_sensible_height(name: str) -> None:
     for loss in load_space(name).losses.values():
-        drawn = formulas.svg(to_latex(loss.program))
-        assert drawn is not None, loss.name
-        height = float(drawn.split('height="')[1].split('"')[0])
-        assert 15 < height < 200, loss.name
+        for program in loss.candidate.parts.values():
+            drawn = formulas.svg(to_latex(program))
+            assert drawn is not None, loss.name
+            height = float(drawn.split('height="')[1].split('"')[0])
+            assert 15 < height < 200, loss.name
 
 
 def test_what_cannot_be_drawn_is_left_to_the_text() -> None:

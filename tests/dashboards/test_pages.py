@@ -97,7 +97,8 @@ class TestLoss:
     def test_the_catalogue_shows_every_loss(self, site: Site, space: str) -> None:
         page = site.ask(f"/losses/classical/{space}").text
         for name in load_space(space).losses:
-            assert f"/losses/formula/{space}/{name}.svg" in page
+            if load_space(space).loss(name).candidate.is_one:
+                assert f"/losses/formula/{space}/{name}.svg" in page
 
     def test_a_formula_is_a_picture_without_text(self, site: Site, keys: list[str]) -> None:
         answer = site.ask(f"/losses/formula/{keys[1]}.svg")

@@ -67,7 +67,8 @@ def test_a_negative_walks_the_other_way_with_its_own_weight() -> None:
 
 def test_the_slopes_alone_are_those_of_the_profile() -> None:
     for space, loss in everything():
-        if not no_walk(loss.program, space) and space.task != "regression":
+        one = loss.candidate.is_one and not no_walk(loss.program, space)
+        if one and space.task != "regression":
             walk, x = walk_of(loss.program, space), [-3.0, 0.4, 3.0]
             assert slopes(loss.program, walk, x) == profile(loss.program, walk, x).slope
 

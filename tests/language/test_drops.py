@@ -33,6 +33,7 @@ def program(body: str, space: str = "regression", **constants: float) -> Program
         ("abs(r)**c", ["abs(r)", "r**c"]),
         ("c*square(r)", ["square(r)", "c*r"]),
         ("abs(r)", ["r"]),
+        ("exp(-r)", ["-r"]),
     ],
 )
 def test_each_part_is_dropped_in_turn(body: str, left: list[str]) -> None:
