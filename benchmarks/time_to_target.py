@@ -176,15 +176,17 @@ class SharedAudit:
         workers: As in a search.
         settings: Tried for every loss.
         splits: Fresh ones, on which it is tested.
+        task: Name of a proxy.
     """
 
-    def __init__(self, stack: ExitStack, workers: str, settings: int, splits: int) -> None:
+    def __init__(self, stack: ExitStack, workers: str, settings: int, splits: int, task: str = PROXY) -> None:
         self.settings, self.splits = settings, splits
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         store = stack.enter_context(Store.open(f"sqlite:///{folder}/audit.db"))
         pool = stack.enter_context(open_pool(workers))
-        self.proxy, self.space = load_proxy(PROXY), load_space("multiclass")
-        self.evaluator = Evaluator(store, pool, self.space, self.proxy, PROXY)
+        self.proxy = load_proxy(task)
+        self.space = load_space(self.proxy.space)
+        self.evaluator = Evaluator(store, pool, self.space, self.proxy, task)
         self.known: dict[str, float] = {}
 
     def errors(self, programs: Sequence[Program]) -> list[float]:
