@@ -40,7 +40,7 @@ $(STAMP):
 	  echo "Installing torch, Ray, Optuna and the rest into $(VENV): one to three minutes, about 2 GB, the first time only."; \
 	  $(PYTHON) -m venv --clear $(VENV); \
 	fi
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,postgres]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,postgres,frameworks]'
 	@rm -f $(VENV)/.losssearch-* && touch $@
 
 demo: setup
