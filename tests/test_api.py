@@ -76,7 +76,7 @@ def test_the_formula_of_focal_is_the_loss_called_focal():
 
 def test_search_is_described_without_being_begun(tmp_path):
     search = ls.Search(space="multiclass", proxy="digits-noisy", storage=f"sqlite:///{tmp_path}/a.db")
-    assert search.controller == "evolution"
+    assert search.controller == "portfolio"
     assert not list(tmp_path.iterdir())
 
 

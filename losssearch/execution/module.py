@@ -3,7 +3,7 @@
     loss = module_for(program, "multiclass", reduction="mean", gamma=1.5)
     loss(input, target).backward()
 
-The torch reference runs inside; how input and target are taken is in `conventions`. One module
+The program runs line by line (`quick`); how input and target are taken is in `conventions`. One module
 costs some milliseconds to build, and a call the operations of its formula.
 """
 
@@ -27,8 +27,7 @@ from losssearch.execution.conventions import (
     unbounded,
 )
 from losssearch.execution.parts import Default, Parts, Provided, parts_of
-from losssearch.execution.reference import Compiled
-from losssearch.execution.shortcuts import softplus
+from losssearch.execution.quick import Indexed, Quick
 from losssearch.language.canonical import candidate_key
 from losssearch.language.formula import format_number
 from losssearch.language.program import Constant, Program
@@ -86,7 +85,9 @@ class LossModule(Convention):
         self.scale = scale
         self.learnable = learnable
         self._parts = parts = parts_of(program, self.task)
-        self._run = Compiled(parts.program, plain=True, shortcuts={"softplus": softplus})
+        self._run = Quick(parts.program)
+        self._by_index = Indexed(parts.by_index, parts.target) if parts.by_index else None
+        self.dense = self._by_index is None
         self.coupled = parts.coupled
         self._configure(reduction)
         self._learned = self._learn(parts) if learnable else ()
@@ -145,12 +146,13 @@ class LossModule(Convention):
             value = getattr(self, self._names[p.name])
             inputs[p.name] = provided_value(p, value, x)
         learned = {c.name: self._learned_value(c).to(x.dtype) for c in self._learned}
-        out = self._run(inputs, learned)
+        run = self._run if target.is_floating_point() or self._by_index is None else self._by_index
+        out = run(inputs, learned)
         if self.scale != 1:
             out = (out[0] * self.scale, *out[1:])
         if parts.coupled:
-            return out[0], None
-        samples = [value.expand(x.shape[:1]) for value in out]
+            return out[0].reshape(()), None
+        samples = [value.reshape(-1).expand(x.shape[:1]) for value in out]
         return samples[0], samples[1] if len(samples) == 2 else None
 
     def extra_repr(self) -> str:
@@ -256,7 +258,11 @@ def module_for(program: Program, task: str, **arguments: Any) -> LossModule:
         FormulaError: A constant is outside its range.
     """
     if task not in MODULES:
-        raise UsageError(f"No task is called {task!r}. There are {', '.join(MODULES)}.")
+        raise UsageError(
+            f"A loss of the task {task!r} is no module loss(input, target); "
+            f"those of {', '.join(MODULES)} are. "
+            "Its value is `execution.reference.evaluate(program, inputs)`."
+        )
     kind = MODULES[task]
     values = {name: arguments.pop(name) for name in program.constant_values if name in arguments}
     named = set(program.inputs) & set(arguments)

@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from losssearch.errors import UsageError
-from losssearch.language.canonical import Simplifier, canonical
+from losssearch.execution.labels import ByIndex, by_index
+from losssearch.language.canonical import canonical
 from losssearch.language.heads import Coupled, split
 from losssearch.language.program import Program
 from losssearch.language.signature import Input, Role, Signature
+from losssearch.language.simplify import Simplifier
 from losssearch.language.term import CONSTANT
 
 TASKS = ("multiclass", "binary", "regression")
@@ -60,6 +62,7 @@ class Parts:
         provided: Every other input that it reads.
         coupled: Why it has no value a sample; empty where it has one.
         detached: Whether some factor is detached from the gradient.
+        by_index: The same for class indices; None where these must come as one-hot rows.
     """
 
     program: Program
@@ -68,6 +71,7 @@ class Parts:
     provided: tuple[Provided, ...]
     coupled: str
     detached: bool
+    by_index: ByIndex | None = None
 
     @property
     def not_applicable(self) -> dict[str, str]:
@@ -90,7 +94,10 @@ def parts_of(program: Program, task: str) -> Parts:
         cannot give.
     """
     if task not in TASKS:
-        raise UsageError(f"No task is called {task!r}. There are {', '.join(TASKS)}.")
+        raise UsageError(
+            f"A loss of the task {task!r} is no module loss(input, target): only those of "
+            f"{', '.join(TASKS)} are."
+        )
     signature = program.signature
     axes = ("n", "c") if task == "multiclass" else ("n",)
     found = {role: [i for i in signature.inputs.values() if i.role is role] for role in Role}
@@ -116,13 +123,18 @@ def parts_of(program: Program, task: str) -> Parts:
         for i in signature.inputs.values()
         if i.name in joined.inputs and i.name not in (prediction, target)
     )
+    opened = replace(joined, signature=_opened(signature, task))
+    indexed = by_index(opened, target) if task == "multiclass" else None
+    if indexed and prediction not in indexed.program.inputs:
+        indexed = None  # log(p_t) - log_pt is 0 for one class, but must still have a gradient: 0
     return Parts(
-        program=replace(joined, signature=_opened(signature, task)),
+        program=opened,
         prediction=prediction,
         target=target,
         provided=provided,
         coupled=divided.why if isinstance(divided, Coupled) else "",
         detached=any(step.op == "detach" for step in joined.instructions),
+        by_index=indexed,
     )
 
 

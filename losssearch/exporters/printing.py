@@ -3,7 +3,8 @@
 Each primitive is printed from its own torch function: a function of one line is written out in
 place, a longer one becomes a helper whose source is copied. Expressions are syntax trees until
 the end, so that no text of a user is ever pasted into code, and parentheses come out right.
-Values keep the names of the definitions that they are.
+Values keep the names of the definitions that they are. A loss of classes is printed twice, for
+labels as rows and for class indices (`execution.labels`).
 """
 
 from __future__ import annotations
@@ -21,27 +22,19 @@ from typing import Any, cast
 from torch import nn
 
 from losssearch.execution import shortcuts
+from losssearch.execution.labels import ByIndex, Word, by_index
 from losssearch.execution.parts import Parts
-from losssearch.language import intervals as iv
 from losssearch.language.bounds import bounds
-from losssearch.language.canonical import Simplifier
-from losssearch.language.intervals import Interval
-from losssearch.language.primitives import CEILING, EPS, PRIMITIVES, Form, Primitive
+from losssearch.language.primitives import PRIMITIVES, Form, Primitive
 from losssearch.language.program import Instruction
 from losssearch.language.signature import Kind, Signature
-from losssearch.language.term import CONSTANT, INPUT, LITERAL, SIZE
+from losssearch.language.simplify import Simplifier
+from losssearch.language.term import CONSTANT, LITERAL, SIZE
 
 #: An expression longer than this is cut by giving its longest part a name.
 LONGEST = 72
 
 _INFIX = ("add", "sub", "mul", "neg", "square")
-_LABEL_WORDS = {
-    ("dot", False): shortcuts.at_label,
-    ("dot", True): shortcuts.off_label,
-    ("logsumexp", False): shortcuts.log_at_label,
-    ("max", True): shortcuts.max_off_label,
-}
-
 
 #: What generated code speaks of by these names already.
 _TAKEN = {
@@ -60,17 +53,17 @@ class Printed:
     Args:
         lines: Statements, without indentation.
         outputs: Expressions of the value and, if there is one, of the weight.
+        by_index: The same two for class indices; None where these must come as one-hot rows.
         helpers: Functions that the statements call, in order of need.
         attributes: Name of a constant or provided input -> the identifier that it goes by.
-        dense: Whether class indices must come as one-hot rows.
         prediction, target: What the statements call these.
     """
 
     lines: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+    by_index: tuple[list[str], list[str]] | None = None
     helpers: list[Callable[..., Any]] = field(default_factory=list)
     attributes: dict[str, str] = field(default_factory=dict)
-    dense: bool = True
     prediction: str = "logits"
     target: str = "target"
 
@@ -89,36 +82,45 @@ def printed(parts: Parts, signature: Signature, multiclass: bool) -> Printed:
         signature: With the operating ranges under which the program was made canonical.
         multiclass: Whether predictions stand over "n c", not "n".
     """
-    return _Printer(parts, signature, multiclass).print()
+    code = _Printer(parts, signature, multiclass, None).print()
+    if parts.by_index:
+        indexed = _Printer(parts, signature, multiclass, parts.by_index).print()
+        code.by_index = indexed.lines, indexed.outputs
+        code.helpers += [h for h in indexed.helpers if h not in code.helpers]
+    return code
 
 
 class _Printer:
-    def __init__(self, parts: Parts, signature: Signature, multiclass: bool) -> None:
-        self.parts, self.program = parts, parts.program
-        self.steps = parts.program.instructions
+    def __init__(
+        self, parts: Parts, signature: Signature, multiclass: bool, by_index: ByIndex | None
+    ) -> None:
+        self.parts, self.by_index = parts, by_index
+        self.program = by_index.program if by_index else parts.program
+        self.words = by_index.words if by_index else {}
+        self.steps = self.program.instructions
         self.signature = signature
         base = ("n", "c") if multiclass else ("n",)
         used = 0
         for step in self.steps:
             used |= step.axes
         self.axes = tuple(a for a in signature.axes if a in base or signature.bits[a] & used)
-        self.ranges = bounds(parts.program)
+        self.ranges = bounds(self.program)
         self.out = Printed()
         self.taken = _TAKEN | set(dir(nn.Module))
         self.prediction = self.out.prediction = self.identifier(parts.prediction)
         self.target = self.out.target = self.identifier(parts.target)
-        constants = [c.name for c in self.program.constants]
+        constants = [c.name for c in parts.program.constants]
         for name in [*constants, *(p.name for p in parts.provided)]:
             self.out.attributes[name] = self.identifier(name)
-        self.labels = self._label_steps() if self.axes == ("n", "c") else {}
-        self.out.dense = not self.labels
         self.names = self._definitions()
+        self.needed = self._needed()
         self.uses = [0] * len(self.steps)
-        for i, step in enumerate(self.steps):
-            for j in self._args(i, step):
+        for i in self.needed:
+            for j in self._args(i):
                 self.uses[j] += 1
         for j in self.program.outputs:
             self.uses[j] += 1
+        self.fused = {i for i in self.needed if self._is_softmax(i)}
         self.values: list[_Value] = []
 
     # Names.
@@ -148,67 +150,37 @@ class _Printer:
         place = {index: i for i, index in enumerate(memo)}
         names: dict[int, str] = {}
         for name in self.signature.definitions:
-            i = place.get(builder.name(name), -1)
+            index = builder.name(name)
+            if self.by_index:
+                index = self._indexed(builder, index)
+            i = place.get(index, -1)
             if i >= 0 and i not in names and self.steps[i].args:
                 names[i] = self.identifier(name)
         return names
 
-    # Class indices.
+    def _args(self, i: int) -> tuple[int, ...]:
+        return (self.words[i][1],) if i in self.words else self.steps[i].args
 
-    def _label_steps(self) -> dict[int, tuple[Callable[..., Any], int]]:
-        """Instructions that need only the label's class; none unless all uses of the target are."""
-        steps = list(enumerate(self.steps))
-        targets = {i for i, s in steps if s.op == INPUT and s.data == self.parts.target}
-        minus = {i for i, s in steps if s.op == "neg" and s.args[0] in targets}
-        rests = {i for i, s in steps if s.op == "add" and len(set(s.args) & minus) == 1 and self._has_one(s)}
-        found: dict[int, tuple[Callable[..., Any], int]] = {}
-        for i, step in enumerate(self.steps):
-            touched = [k for k, j in enumerate(step.args) if j in targets | minus | rests]
-            if not touched or i in minus | rests:
-                continue
-            rest = step.args[touched[0]] in rests
-            word: Callable[..., Any] | None = _LABEL_WORDS.get((step.op, rest))
-            x = step.args[1 - touched[0]] if len(step.args) == 2 else -1
-            if len(touched) > 1 or word is None or step.data != ("c",) or x < 0:
-                return {}
-            if step.op != "dot" and touched[0] != 1:
-                return {}
-            if not self.steps[x].axes & self.signature.bits["c"] or self.steps[x].kind is Kind.MASK:
-                return {}
-            if word is shortcuts.off_label and self._is_probability(x, i):
-                word, x = shortcuts.chance_off_label, self.steps[x].args[0]
-            found[i] = (word, x)
-        if any(j in targets | minus | rests for j in self.program.outputs):
-            return {}
-        return found
-
-    def _is_probability(self, x: int, off: int) -> bool:
-        """Whether x is a softmax, and 1 - p_t need not be exact beyond what log_softmax gives."""
-        step = self.steps[x]
-        readers = {s.op for s in self.steps if off in s.args}
-        return (
-            step.op == "exp"
-            and self.steps[step.args[0]].op == "log_softmax"
-            and not readers & {"log", "div", "logsumexp"}
-        )
-
-    def _has_one(self, step: Instruction) -> bool:
-        return any(self.steps[j].op == LITERAL and self.steps[j].data == 1.0 for j in step.args)
-
-    def _args(self, i: int, step: Instruction) -> tuple[int, ...]:
-        return (self.labels[i][1],) if i in self.labels else step.args
+    def _indexed(self, builder: Simplifier, index: int) -> int:
+        """A definition as it reads on class indices; -1 if it does not."""
+        found = by_index(builder.program([index]), self.parts.target)
+        if found is None:
+            return -1
+        memo: list[int] = []
+        for step in found.program.instructions:
+            memo.append(builder.visit(step.op, [memo[i] for i in step.args], step.data))
+        return memo[found.program.outputs[0]]
 
     # Statements.
 
     def print(self) -> Printed:
-        needed = self._needed()
         for i, step in enumerate(self.steps):
-            if i not in needed:
+            if i not in self.needed:
                 self.values.append(_Value(ast.Constant(None)))
                 continue
             value = self._value(i, step)
-            simple = _is_simple(value.expression)
-            if not simple and (i in self.names or self.uses[i] > 1) and not self._is_output(i):
+            known = _is_simple(value.expression) or i in self.fused or i in self.program.outputs
+            if not known and (i in self.names or self.uses[i] > 1):
                 value = self._named(value, self.names.get(i) or self._stem(step))
             self.values.append(value)
         for j in self.program.outputs:
@@ -217,11 +189,18 @@ class _Printer:
             self.out.outputs.append(self._flat(self.values[j]))
         return self.out
 
+    def _is_softmax(self, i: int) -> bool:
+        """Whether an instruction is a log_softmax that is read by one exp alone."""
+        step = self.steps[i]
+        readers = [j for j in self.needed if i in self._args(j)]
+        return (
+            step.op == "log_softmax"
+            and len(cast("tuple[str, ...]", step.data)) == 1
+            and [self.steps[j].op for j in readers] == ["exp"]
+        )
+
     def _stem(self, step: Instruction) -> str:
         return self.identifier("classes") if step.op == SIZE and step.data == "c" else self.fresh("v")
-
-    def _is_output(self, i: int) -> bool:
-        return i in self.program.outputs
 
     def _needed(self) -> set[int]:
         needed: set[int] = set()
@@ -230,7 +209,7 @@ class _Printer:
             i = stack.pop()
             if i not in needed:
                 needed.add(i)
-                stack.extend(self._args(i, self.steps[i]))
+                stack.extend(self._args(i))
         return needed
 
     def _flat(self, value: _Value) -> str:
@@ -255,25 +234,36 @@ class _Printer:
     def _value(self, i: int, step: Instruction) -> _Value:
         if not step.args:
             return self._terminal(step)
-        if i in self.labels:
-            word, x = self.labels[i]
-            value = self.values[x]
-            if not self.steps[x].axes & self.signature.bits["n"]:
-                if not _is_simple(value.expression):
-                    value = self._named(value, self.fresh("v"))
-                rows = ast.Subscript(ast.Attribute(ast.Name(self.target), "shape"), ast.Constant(0))
-                value = _Value(_call(value.expression, "expand", rows, ast.Constant(-1)))
-            return _Value(self._helper(word, [value.expression, ast.Name(self.target)]))
+        if i in self.words:
+            return self._word(*self.words[i])
+        if step.op == "exp" and step.args[0] in self.fused:
+            place = _place(self._dims(self.steps[step.args[0]]))
+            before = self._tensor(self.values[self.steps[step.args[0]].args[0]])
+            return _Value(_call(before.expression, "softmax", place))
         row = PRIMITIVES[step.op]
         args = [self._given(row, k, j) for k, j in enumerate(step.args)]
         ranges = [self.ranges[j] for j in step.args]
         dims = self._dims(step) if row.form is not Form.ELEMENTWISE else None
-        function = _chosen(row, ranges)
+        function = shortcuts.quickest(row, ranges)
         if all(a.number for a in args):
-            if step.op in _INFIX or (step.op in ("div", "pow") and _idle(row, ranges)):
+            if step.op in _INFIX or (step.op in ("div", "pow") and shortcuts.is_idle(row, ranges)):
                 return _Value(self._apply(row, row.plain or row.torch, args, dims), number=True)
             args[0] = self._tensor(args[0])
         return _Value(self._apply(row, function, args, dims))
+
+    def _word(self, word: Word, x: int) -> _Value:
+        value = self.values[x]
+        if not self.steps[x].axes & self.signature.bits["n"]:
+            if not _is_simple(value.expression):
+                value = self._named(value, self.fresh("v"))
+            rows = ast.Subscript(ast.Attribute(ast.Name(self.target), "shape"), ast.Constant(0))
+            value = _Value(_call(value.expression, "expand", rows, ast.Constant(-1)))
+        _, _, line = _anatomy(word, 2, None)
+        if line is None:
+            return _Value(self._helper(word, [value.expression, ast.Name(self.target)]))
+        ready: dict[str, ast.expr] = {"x": value.expression, "target": ast.Name(self.target)}
+        self._shorten(ready, line)
+        return _Value(_substituted(line, ready, None))
 
     def _terminal(self, step: Instruction) -> _Value:
         name = str(step.data)
@@ -330,7 +320,13 @@ class _Printer:
             return result
         if row.name == "mean" and len(args) == 1 and dims:
             x = self._tensor(args[0]).expression
-            return _call(x, "mean", _place(dims), keepdim=ast.Constant(True))
+            if self.axes[dims[0]] != "c" or len(dims) > 1:
+                return _call(x, "mean", _place(dims), keepdim=ast.Constant(True))
+            if len(_text(x)) > LONGEST - 30:
+                x = self._named(_Value(x), self.fresh("v")).expression
+            total = _call(x, "sum", _place(dims), keepdim=ast.Constant(True))  # its slope is a view
+            size = ast.Subscript(ast.Attribute(ast.Name(self.prediction), "shape"), ast.Constant(1))
+            return ast.BinOp(total, ast.Div(), size)
         parameters, bare, line = _anatomy(function, len(args), dims)
         names = [p for p in parameters if p != "dims"]
         ready: dict[str, ast.expr] = {}
@@ -355,9 +351,8 @@ class _Printer:
                 ready[name] = self._named(_Value(ready[name]), self.fresh("v")).expression
 
     def _helper(self, function: Callable[..., Any], args: Sequence[ast.expr]) -> ast.expr:
-        for needed in [*_needs(function), function]:
-            if needed not in self.out.helpers:
-                self.out.helpers.append(needed)
+        if function not in self.out.helpers:
+            self.out.helpers.append(function)
         short = list(args)
         if sum(len(_text(a)) for a in short) > LONGEST:
             longest = max(range(len(short)), key=lambda k: len(_text(short[k])))
@@ -366,33 +361,7 @@ class _Printer:
         return ast.Call(ast.Name(function.__name__), short, [])
 
 
-# Which function.
-
-
-def _idle(row: Primitive, ranges: Sequence[Interval]) -> bool:
-    return row.plain is not None and row.harmless is not None and row.harmless(*ranges)
-
-
-def _chosen(row: Primitive, ranges: Sequence[Interval]) -> Callable[..., Any]:
-    """The row's function, a plain one where its guard is idle, or one with the same result."""
-    if _idle(row, ranges):
-        return cast("Callable[..., Any]", row.plain)
-    if row.name == "softplus":
-        return shortcuts.softplus
-    if row.name == "div" and ranges[1].low >= 0:
-        return shortcuts.divide
-    if row.name == "pow":
-        base = Interval(max(ranges[0].low, EPS), max(ranges[0].high, EPS))
-        log = PRIMITIVES["log"].interval(base)
-        if iv.mul(ranges[1], log).high <= CEILING:
-            return shortcuts.power
-    return row.torch
-
-
-def _needs(function: Callable[..., Any]) -> list[Callable[..., Any]]:
-    needs = {"log_at_label": "logsumexp", "max_off_label": "max"}
-    name = needs.get(function.__name__)
-    return [PRIMITIVES[name].torch] if name else []
+# The source of a function.
 
 
 @cache
@@ -495,7 +464,7 @@ class _Plainer(ast.NodeTransformer):
         if isinstance(node.op, ast.Add):
             for left, right in ((node.left, node.right), (node.right, node.left)):
                 if isinstance(right, ast.UnaryOp) and isinstance(right.op, ast.USub):
-                    return ast.BinOp(left, ast.Sub(), right.operand)
+                    return _one_minus_exp(ast.BinOp(left, ast.Sub(), right.operand))
         return node
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
@@ -505,6 +474,14 @@ class _Plainer(ast.NodeTransformer):
         if _is_number(node.left) and kind in flipped:
             return ast.Compare(node.comparators[0], [flipped[kind]()], [node.left])
         return node
+
+
+def _one_minus_exp(difference: ast.BinOp) -> ast.expr:
+    """1 - e**x in one operation, and exact where x is small."""
+    match difference:
+        case ast.BinOp(left=ast.Constant(1), right=ast.Call(func=ast.Attribute(value=x, attr="exp"))):
+            return ast.UnaryOp(ast.USub(), _call(x, "expm1"))
+    return difference
 
 
 def _is_number(expression: ast.expr) -> bool:

@@ -156,6 +156,39 @@ def test_the_self_test_notices_a_changed_formula(tmp_path: Path) -> None:
         load(path)["main"]()
 
 
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        ("(log_p * target).sum(-1, keepdim=True)", "log_p.sum(-1, keepdim=True)"),
+        ("gather(1, target)", "amax(1, True)"),
+    ],
+    ids=["rows", "indices"],
+)
+def test_the_self_test_walks_both_paths(path: str, wrong: str, tmp_path: Path) -> None:
+    file = export(SHEET, tmp_path / "loss.py")
+    text = file.read_text()
+    assert text.count(path) == 1
+    file.write_text(text.replace(path, wrong))
+    with pytest.raises(AssertionError):
+        load(file)["main"]()
+
+
+def test_a_file_on_class_indices_never_makes_rows(tmp_path: Path) -> None:
+    loss = load(export(SHEET, tmp_path / "loss.py"))["FocalLoss"]()
+    x, target = torch.randn(64, 50, requires_grad=True), torch.randint(50, (64,))
+    with torch.profiler.profile(record_shapes=True) as profile:
+        loss(x, target)
+    full = [e.name for e in profile.events() if e.input_shapes and e.input_shapes[0] == [64, 50]]
+    assert sorted(set(full)) == ["aten::_log_softmax", "aten::gather", "aten::log_softmax"]
+
+
+def test_a_loss_that_reads_no_target_has_one_path(tmp_path: Path) -> None:
+    program = parse("mean(sum(p * log_p, 'c'), 'n')", SPACE.signature)
+    path = export(Sheet(program, "multiclass"), tmp_path / "loss.py")
+    load(path)["main"]()
+    assert "one-hot rows or soft labels, else" not in path.read_text()
+
+
 def test_a_coupled_loss_is_exported_too(tmp_path: Path) -> None:
     program = parse("mean(-log_pt, 'n') * mean(1 - p_t, 'n')", SPACE.signature)
     names = load(export(Sheet(program, "multiclass", name="pair"), tmp_path / "loss.py"))
