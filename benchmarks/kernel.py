@@ -56,7 +56,9 @@ def contenders() -> dict[str, tuple[Sequence[Program], Sequence[Loss]]]:
     }
 
 
-def autograd(losses: Sequence[Loss], logits: Tensor, target: Tensor, repeats: int) -> tuple[float, list[Tensor]]:
+def autograd(
+    losses: Sequence[Loss], logits: Tensor, target: Tensor, repeats: int
+) -> tuple[float, list[Tensor]]:
     """Seconds a loss, and the gradients."""
     slopes = []
     began = time.perf_counter()
@@ -113,9 +115,9 @@ def main(samples: int = 128, pairs: int = 5) -> None:
         }
         rows.append(row)
         print(
-            f"{name:18} ({samples}, {CLASSES})   kernel {row['kernel_us']:7.2f} us   autograd "
-            f"{row['autograd_us']:7.1f} us   ratio {row['ratio']:5.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
-            f"   largest gap {gap:.0e}"
+            f"{name:18} ({samples}, {CLASSES})   kernel {row['kernel_us']:7.2f} us   "
+            f"autograd {row['autograd_us']:7.1f} us   "
+            f"ratio {row['ratio']:5.1f} ({min(ratios):.1f} to {max(ratios):.1f})   largest gap {gap:.0e}"
         )
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "kernel.json").write_text(json.dumps(rows, indent=2) + "\n")

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from losssearch.api import parse as parse
     from losssearch.api import suggest as suggest
     from losssearch.errors import LossSearchError as LossSearchError
+    from losssearch.pareto import pareto_front as pareto_front
     from losssearch.proxies.user import blackbox as blackbox
     from losssearch.proxies.user import task as task
     from losssearch.result import SearchResult as SearchResult
+    from losssearch.sampler import LossSearchSampler as LossSearchSampler
     from losssearch.search import Search as Search
     from losssearch.spaces import load_space as load_space
     from losssearch.testing import check_loss as check_loss
@@ -32,6 +34,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "LossSearchError": "losssearch.errors",
+    "LossSearchSampler": "losssearch.sampler",
     "Search": "losssearch.search",
     "SearchResult": "losssearch.result",
     "blackbox": "losssearch.proxies.user",
@@ -39,6 +42,7 @@ _HOME = {
     "explain": "losssearch.api",
     "load_space": "losssearch.spaces",
     "loss": "losssearch.api",
+    "pareto_front": "losssearch.pareto",
     "parse": "losssearch.api",
     "suggest": "losssearch.api",
     "task": "losssearch.proxies.user",

@@ -87,12 +87,14 @@ class SearchResult:
         storage: Where it is kept.
         leaderboard: Its best losses; the first stands for the search.
         proposals: How many candidates it saw.
+        front: The finalists that no other beats in score, guard metric and size at once.
     """
 
     name: str
     storage: str
     leaderboard: Sequence[Discovered]
     proposals: int
+    front: Sequence[Discovered] = ()
 
     @property
     def best(self) -> Discovered:

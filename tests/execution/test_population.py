@@ -312,9 +312,7 @@ def test_a_program_that_diverges_leaves_its_neighbours_bit_identical() -> None:
 def test_what_the_kernel_refuses_trains_through_torch_beside_the_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    text = (
-        "mean(-dot(like(target, d='c'), like(log_p, d='c'), 'd'), 'n')"
-    )
+    text = "mean(-dot(like(target, d='c'), like(log_p, d='c'), 'd'), 'n')"
     strange = loss_gradient(parse(text, load_space("multiclass").signature), "logits")
     runs = [Run(loss, s, 0.1) for loss in (0, 1) for s in (0, 1)]
     with caplog.at_level("INFO", logger="losssearch"):
