@@ -54,7 +54,9 @@ def run(
         str, typer.Option(help="inline, processes, processes:4, ray, ray:ADDRESS.")
     ] = "processes",
     deadline: Annotated[str, typer.Option(help="Time that one training may take.")] = "60s",
-    tuner: Annotated[str, typer.Option(help="Of the finalists' constants: tpe, gp, cmaes, random.")] = "tpe",
+    tuner: Annotated[
+        str, typer.Option(help="Of the finalists' constants: tpe, gp, cmaes, random, gradient.")
+    ] = "tpe",
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:

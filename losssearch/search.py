@@ -40,7 +40,8 @@ class Search(Spec):
         seed: Of all randomness of the controller.
         workers: "inline", "processes", "processes:4", "ray", "ray:ADDRESS".
         deadline_s: Seconds that one training may take before its worker is replaced.
-        tuner: Sampler of Optuna that sets the finalists' constants: "tpe", "gp", "cmaes", "random".
+        tuner: Sampler of Optuna that sets the finalists' constants: "tpe", "gp", "cmaes", "random";
+            "gradient" first follows the slope of the validation risk through training.
 
     Raises:
         LossSearchError: An argument does not fit; says which and what to do.

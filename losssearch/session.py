@@ -38,7 +38,7 @@ from losssearch.spaces import ClassicalLoss, Space, load_space
 from losssearch.store.mirror import Mirror
 from losssearch.store.rows import TRAINED, CandidateRow, ProposalRow, ScoreUpdate, SearchRow
 from losssearch.store.store import Store
-from losssearch.tuning import BATCH, SEARCH_SPLITS, TUNER, Tuned, try_settings
+from losssearch.tuning import BATCH, GRADIENT, SEARCH_SPLITS, TUNER, Tuned, try_settings
 
 ROUND = 96  # proposals a round
 PAGE = 2000  # proposals that are read at once on resume
@@ -136,7 +136,8 @@ class Session:
         began = clock.perf_counter()
         # Whatever can be wrong is asked before the database hears of the search.
         controller = make_controller(spec.controller, space, [(s.name, s.program) for s in start], spec.seed)
-        Tuned.of(start[0].program, proxy, sampler=spec.tuner)
+        if spec.tuner != GRADIENT:
+            Tuned.of(start[0].program, proxy, sampler=spec.tuner)
         pool: Pool = stack.enter_context(open_pool(spec.workers))
         store = stack.enter_context(Store.open(spec.storage))
         config = {"start": [s.name for s in start], "space_digest": space.digest, "round": ROUND}
@@ -371,7 +372,8 @@ class Session:
     def tune(self, entries: Sequence[Entry]) -> list[tuple[Proposal, Entry]]:
         """The entries again, as new candidates with tuned constants; what tuning left alone is left out."""
         tunable = [(e, p) for e in entries if (p := self.ledger.program(e)).constants]
-        losses = [Tuned.of(program, self.proxy, sampler=self.spec.tuner) for _, program in tunable]
+        programs = [program for _, program in tunable]
+        losses = Tuned.all_of(programs, self.proxy, self.space, self.spec.tuner)
         for _ in range(SETTINGS // BATCH):
             try_settings(losses, BATCH, self.evaluator, SEARCH_SPLITS)
         found: list[tuple[Proposal, Entry]] = []

@@ -18,6 +18,7 @@ from losssearch.evaluation import Contender, Evaluator
 from losssearch.execution.plan import Run, RunResult, Stage
 from losssearch.language.canonical import candidate_key
 from losssearch.language.program import Program
+from losssearch.learned.metagradient import can_tune, tuned
 from losssearch.outcomes import Outcome
 from losssearch.proxies.base import Proxy
 from losssearch.screening.scale import gradient_scale
@@ -30,6 +31,7 @@ BATCH = 8  # settings between two looks of the tuner
 # In 48 cases of known noise, after 24 settings of two to four constants, CMA-ES was better than TPE in 21 and
 # worse in 21, GP better in 9 and worse in 27, random draws better in 12 and worse in 22.
 TUNER = "tpe"
+GRADIENT = "gradient"  # the slope through training first, then as above
 
 
 @dataclass
@@ -52,6 +54,19 @@ class Tuned:
         own = len(setting.decays) > 1 or proxy.custom is not None
         knobs = {"rate": setting.rates, "decay": setting.decays if own else DECAYS}
         return cls(program, ConstantTuner(program, knobs, seed, sampler))
+
+    @classmethod
+    def all_of(cls, programs: Sequence[Program], proxy: Proxy, space: Space, tuner: str) -> list[Tuned]:
+        """One each, by a sampler of Optuna, or `GRADIENT`: then from constants that training wished for.
+
+        Raises:
+            UsageError: No tuner is called so.
+        """
+        if tuner != GRADIENT:
+            return [cls.of(program, proxy, sampler=tuner) for program in programs]
+        able = [k for k, program in enumerate(programs) if can_tune(program, proxy)]
+        better = dict(zip(able, tuned([programs[k] for k in able], proxy, space), strict=True))
+        return [cls.of(better.get(k, program), proxy) for k, program in enumerate(programs)]
 
     @property
     def value(self) -> float:

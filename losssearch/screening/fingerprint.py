@@ -55,6 +55,8 @@ class Fingerprint(Screen):
         self._known: dict[int, list[_Known]] = {}
 
     def judge(self, case: Case) -> Rejection | None:
+        if not case.slopes:  # no screen before this one asked
+            return Rejection(Outcome.NOT_FINITE, "nan or inf in single precision")
         own = _print_of(case.slopes)
         if np.isnan(own.sizes).any():
             return Rejection(Outcome.NOT_FINITE, "its gradient is nan on some batch")

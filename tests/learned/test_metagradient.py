@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from losssearch.language.program import Constant, Program
 from losssearch.learned.metagradient import Settings, _Training, can_tune, tuned
 from losssearch.proxies.registry import load_proxy
 from losssearch.screening.scale import gradient_scale
+from losssearch.search import Search
 from losssearch.spaces import load_space
 
 SPACE, PROXY = load_space("multiclass"), load_proxy("digits-noisy")
@@ -92,3 +95,16 @@ def test_what_cannot_be_tuned_is_refused() -> None:
             tuned([program], PROXY)
     with pytest.raises(UsageError, match="steps"):
         Settings(steps=0)
+
+
+@pytest.mark.slow
+def test_a_search_may_tune_its_finalists_by_the_slope_through_training(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/a.db"
+    search = Search(
+        "regression", "diabetes-outliers", "random", ["huber"], store, workers="inline", tuner="gradient"
+    )
+    result = search.run(candidates=30)
+    assert result.best.score is not None
+    wrong = Search("regression", "diabetes", storage=store, name="b", workers="inline", tuner="slope")
+    with pytest.raises(UsageError, match="slope"):
+        wrong.run(candidates=2)
