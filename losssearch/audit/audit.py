@@ -188,9 +188,7 @@ class Audit:
             program = program_of_row(best[0].candidate, self._space)
             peers.append(_Peer(f"{name}/1", kind, self._tuned(program)))
         proxy = self._evaluator.proxy
-        given = {"progress"}
-        if proxy.custom is None:  # a black box cuts its own data and provides nothing
-            given |= set(proxy.split(0, "default", "search").provided)
+        given = proxy.given
         for loss in self._space.seeds:
             if set(loss.requires) <= given:
                 peers.append(_Peer(loss.name, "classical", self._tuned(loss.program)))

@@ -5,6 +5,13 @@
     digits.py       digits, digits-noisy, digits-imbalanced
     tabular.py      breast-cancer, breast-cancer-noisy, diabetes, diabetes-outliers
     known_noise.py  known-noise-gaussian, ...: linear regressions whose best loss is known
+    structured.py   how tasks are trained whose predictions are several, or whose samples meet
+    ranking.py      queries: generated documents in order
+    segmentation.py shapes: generated outlines
+    boxes.py        scenes: generated objects
+    embedding.py    digits-unseen: classes that were never taught
+    preference.py   answers: a toy policy
+    contrastive.py  digits-views: no labels at all
     user.py         a user's own task, or a user's own training loop
     registry.py     a proxy by name or "path/to/file.py:function"
 

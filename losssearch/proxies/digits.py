@@ -86,7 +86,7 @@ def _proxy(name: str, title: str, noise: float) -> Proxy:
 
 
 @lru_cache(maxsize=1)
-def _data() -> tuple[Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def digit_pool() -> tuple[Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Pixels / 16, labels, rows of development and rows of the audit pool (stratified, fixed)."""
     from sklearn.datasets import load_digits
 
@@ -127,7 +127,7 @@ def _one_hot(labels: NDArray[np.int64]) -> Floats:
 
 
 def _make(seed: int, condition: str, rows: list[NDArray[np.int64]], labels: list[NDArray[np.int64]]) -> Split:
-    x, _, _, _ = _data()
+    x, _, _, _ = digit_pool()
     parts = [
         (inputs, _one_hot(target))
         for inputs, target in zip(_scaled(condition, *(x[r] for r in rows)), labels, strict=True)
@@ -139,7 +139,7 @@ def _make(seed: int, condition: str, rows: list[NDArray[np.int64]], labels: list
 
 
 def _rows(seed: int, stage: Stage, draw: np.random.Generator) -> list[NDArray[np.int64]]:
-    _, labels, development, pool = _data()
+    _, labels, development, pool = digit_pool()
     if stage == "search":
         order = draw.permutation(development)
         return [order[: _SEARCH[0]], order[_SEARCH[0] : sum(_SEARCH)]]
@@ -154,7 +154,7 @@ def _split(noise: float, seed: int, condition: str, stage: Stage) -> Split:
     rows = _rows(seed, stage, draw)
     parts = condition.split("+")
     share = next((NOISES[part] for part in parts if part in NOISES), noise)
-    _, labels, _, _ = _data()
+    _, labels, _, _ = digit_pool()
     given = [labels[r] for r in rows]
     for i in range(2):  # the test labels stay right
         given[i] = _noisy(given[i], share, "asymmetric30" in parts, draw)
@@ -170,7 +170,7 @@ def _long_tail(largest: int = 100) -> list[int]:
 def _imbalanced_split(seed: int, condition: str, stage: Stage) -> Split:
     """A long tail of training classes, ranked at random; 16 samples a class for validation."""
     draw = generator("digits-imbalanced", stage, seed)
-    _, labels, development, pool = _data()
+    _, labels, development, pool = digit_pool()
     test = draw.permutation(pool)[: _AUDIT[2]]
     usable = development if stage == "search" else np.setdiff1d(np.arange(len(labels)), test)
     usable = draw.permutation(usable)

@@ -35,6 +35,12 @@ _BUILT_IN = {
     "known-noise-gumbel": "known_noise",
     "known-noise-asymmetric-laplace": "known_noise",
     "known-noise-contaminated": "known_noise",
+    "queries": "ranking",
+    "shapes": "segmentation",
+    "scenes": "boxes",
+    "digits-unseen": "embedding",
+    "answers": "preference",
+    "digits-views": "contrastive",
 }
 
 

@@ -14,7 +14,9 @@ from losssearch.execution.plan import GradientFn, Run
 from losssearch.execution.reference import loss_gradient
 from losssearch.language.formula import parse
 from losssearch.language.program import Constant, Program
+from losssearch.proxies.base import Proxy
 from losssearch.proxies.registry import load_proxy
+from losssearch.proxies.structured import Slopes
 from losssearch.spaces import load_space
 
 
@@ -29,8 +31,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     """
     proxy = load_proxy(job["proxy"])
     runs = [Run.from_dict(run) for run in job["runs"]]
-    make = _module if proxy.takes == "module" else _gradient
-    losses = [make(job["space"], proxy.prediction, *_plain(loss)) for loss in job["losses"]]
+    losses = [_make(proxy, job["space"], *_plain(loss)) for loss in job["losses"]]
     return {"runs": [result.to_dict() for result in proxy.train(losses, runs)]}
 
 
@@ -47,12 +48,27 @@ def _program(space: str, formula: str, constants: Constants) -> Program:
     return parse(formula, load_space(space).signature, named)
 
 
+def _make(proxy: Proxy, space: str, formula: str, constants: Constants, scale: float) -> Any:
+    """A loss as the proxy takes it."""
+    if proxy.takes == "slopes":
+        return _slopes(space, formula, constants)
+    if proxy.takes == "module":
+        return _module(space, formula, constants, scale)
+    return _gradient(space, proxy.prediction, formula, constants, scale)
+
+
 @lru_cache(maxsize=1024)
 def _gradient(space: str, prediction: str, formula: str, constants: Constants, scale: float) -> GradientFn:
     return loss_gradient(_program(space, formula, constants), prediction, scale)
 
 
-def _module(space: str, prediction: str, formula: str, constants: Constants, scale: float) -> Any:
+@lru_cache(maxsize=1024)
+def _slopes(space: str, formula: str, constants: Constants) -> Slopes:
+    # Unscaled: the structured trainer takes steps whose length does not hang on a loss's unit.
+    return Slopes(_program(space, formula, constants))
+
+
+def _module(space: str, formula: str, constants: Constants, scale: float) -> Any:
     from losssearch.execution.module import module_for
 
     # A black box trains with whatever it likes, so its loss is a module; the scale evens out the units.

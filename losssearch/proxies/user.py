@@ -29,7 +29,8 @@ from losssearch.execution.plan import (
     Stage,
 )
 from losssearch.outcomes import Outcome
-from losssearch.proxies.base import SPACES, Proxy, generator, seed_of
+from losssearch.proxies.base import Proxy, generator, seed_of
+from losssearch.spaces import space_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -279,8 +280,8 @@ def blackbox(
     Raises:
         ProxyError: The function does not take (loss, budget, seed, device).
     """
-    if space not in SPACES:
-        raise ProxyError(f"blackbox: space={space!r} is unknown. Choose one of {', '.join(SPACES)}.")
+    if space not in (known := space_names()):
+        raise ProxyError(f"blackbox: space={space!r} is unknown. Choose one of {', '.join(known)}.")
     if better not in ("lower", "higher"):
         raise ProxyError(f"blackbox: better={better!r} is unknown. Choose 'lower' or 'higher'.")
 

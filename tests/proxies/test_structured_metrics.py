@@ -1,0 +1,225 @@
+"""Every metric of the structured proxies, computed a second, dumber way."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import entropy
+from sklearn.linear_model import Ridge
+from sklearn.metrics import average_precision_score, jaccard_score
+from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
+
+from losssearch.proxies import contrastive
+from losssearch.proxies.boxes import ap_error, iou
+from losssearch.proxies.contrastive import alignment, probe_error, uniformity, view
+from losssearch.proxies.embedding import map_r_error, recall_error
+from losssearch.proxies.preference import drift, missed
+from losssearch.proxies.ranking import ndcg_error, reciprocal_error, swapped
+from losssearch.proxies.segmentation import boundary_error, miou_error
+
+RNG = np.random.default_rng(7)
+
+
+def ranked(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    rng = np.random.default_rng(seed)
+    score = rng.normal(size=(30, 14)).round(1)  # with ties
+    grade = rng.integers(0, 5, (30, 14)) * (rng.random((30, 14)) < 0.4)
+    grade[0] = 0  # a query without a relevant document
+    valid = np.arange(14) < rng.integers(2, 15, (30, 1))
+    return torch.tensor(score), torch.tensor(grade, dtype=torch.float64), torch.tensor(valid)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_ranking_errors_equal_those_of_lists(seed: int) -> None:
+    score, grade, valid = ranked(seed)
+    ndcg, reciprocal, right, pairs = [], [], 0.0, 0
+    for s, g, v in zip(score.tolist(), grade.tolist(), valid.tolist(), strict=True):
+        documents = [(a, b) for a, b, there in zip(s, g, v, strict=True) if there]
+        listed = [b for _, b in sorted(documents, key=lambda d: -d[0])]
+        ideal = sorted((b for _, b in documents), reverse=True)
+        for (a, b), (c, d) in itertools.combinations(documents, 2):
+            if b != d:
+                pairs += 1
+                right += 0.5 if a == c else float((a > c) == (b > d))
+        if max(ideal) == 0:
+            continue
+        found, best = (
+            sum((2**b - 1) / math.log2(i + 2) for i, b in enumerate(row[:10])) for row in (listed, ideal)
+        )
+        ndcg.append(found / best)
+        reciprocal.append(1 / (listed.index(max(listed)) + 1))
+    assert ndcg_error(score, grade, valid) == pytest.approx(1 - np.mean(ndcg), abs=1e-12)
+    assert reciprocal_error(score, grade, valid) == pytest.approx(1 - np.mean(reciprocal), abs=1e-12)
+    assert swapped(score, grade, valid) == pytest.approx(1 - right / pairs, abs=1e-12)
+
+
+def test_the_right_order_costs_nothing_and_a_single_document_neither() -> None:
+    _, grade, valid = ranked(2)
+    for error in (ndcg_error, reciprocal_error, swapped):
+        assert error(grade, grade, valid) == pytest.approx(0, abs=1e-12)
+    one = torch.ones(1, 1)
+    assert ndcg_error(one, one, one.bool()) == 0
+
+
+def test_scores_that_are_not_finite_give_no_error_at_all() -> None:
+    score, grade, valid = ranked(3)
+    score[2, 0] = torch.nan
+    for error in (ndcg_error, reciprocal_error, swapped):
+        assert math.isnan(error(score, grade, valid))
+    e, label = torch.full((4, 2), torch.inf), torch.tensor([0, 0, 1, 1])
+    assert math.isnan(recall_error(e, label))
+    assert math.isnan(map_r_error(e, label))
+
+
+def test_mean_iou_equals_sklearns_jaccard() -> None:
+    found, truth = RNG.integers(0, 4, (6, 256)), RNG.integers(0, 4, (6, 256))
+    valid = RNG.random((6, 256)) < 0.9
+    expected = 1 - jaccard_score(truth[valid], found[valid], average="macro")
+    assert miou_error(*map(torch.tensor, (found, truth, valid))) == pytest.approx(expected, abs=1e-12)
+
+
+def outline(mask: set[tuple[int, int]], side: int) -> set[tuple[int, int]]:
+    inside = range(side)
+    return {
+        (y, x)
+        for y, x in mask
+        for a, b in ((y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1))
+        if a in inside and b in inside and (a, b) not in mask
+    }
+
+
+def test_boundary_f1_equals_that_of_sets_of_pixels() -> None:
+    side, classes = 9, 3
+    label = RNG.integers(0, classes, (2, 4, 3, 3)).repeat(3, -1).repeat(3, -2)  # patches
+    label[0][RNG.random(label[0].shape) < 0.15] = 0
+    masks = [torch.tensor(one)[:, None] == torch.arange(classes)[:, None, None] for one in label]
+    scores = []
+    for k in range(1, classes):
+        counts = np.zeros(4)
+        for pictures in zip(*label, strict=True):
+            a, b = (outline({(int(y), int(x)) for y, x in np.argwhere(p == k)}, side) for p in pictures)
+            for i, (one, two) in enumerate(((a, b), (b, a))):
+                near = [any(max(abs(y - v), abs(x - w)) <= 1 for v, w in two) for y, x in one]
+                counts[2 * i : 2 * i + 2] += sum(near), len(near)
+        precision, recall = counts[0] / counts[1], counts[2] / counts[3]
+        scores.append(2 * precision * recall / (precision + recall))
+    assert boundary_error(*masks) == pytest.approx(1 - np.mean(scores), abs=1e-6)
+    assert boundary_error(masks[1], masks[1]) == 0
+    assert boundary_error(masks[1], torch.zeros_like(masks[1])) == 1
+
+
+def test_iou_counts_unit_squares() -> None:
+    a, b = RNG.integers(0, 6, (2, 40, 4))
+    for one, two in zip(a, b, strict=True):
+        squares = [
+            {(x, y) for x in range(box[0], box[2]) for y in range(box[1], box[3])} for box in (one, two)
+        ]
+        union = squares[0] | squares[1]
+        expected = len(squares[0] & squares[1]) / len(union) if union else 0.0
+        found = iou(torch.tensor(one, dtype=torch.float64), torch.tensor(two, dtype=torch.float64))
+        assert float(found) == pytest.approx(expected, abs=1e-9)
+
+
+def test_average_precision_equals_sklearns_on_greedily_matched_detections() -> None:
+    scenes, anchors, classes = 5, 6, 3
+    truth = RNG.uniform(0, 6, (scenes, anchors, 2))
+    truth = np.concatenate([truth, truth + RNG.uniform(2, 5, truth.shape)], -1)
+    boxes = truth[:, RNG.permutation(anchors)] + 0.4 * RNG.normal(size=truth.shape)
+    boxes[:, 1] = boxes[:, 0]  # found twice
+    logits, label = RNG.normal(size=(scenes, anchors, classes)), RNG.integers(0, classes, (scenes, anchors))
+    logits += 2 * np.eye(classes)[label]
+    pos = RNG.random((scenes, anchors)) < 0.7
+    taken, hits = set(), []
+    detections = [(logits[s, a].max(), s, a) for s in range(scenes) for a in range(anchors)]
+    for confidence, s, a in sorted(detections, reverse=True):
+        best, which = 0.0, None
+        for o in range(anchors):
+            overlap = float(iou(torch.tensor(boxes[s, a]), torch.tensor(truth[s, o])))
+            fits = pos[s, o] and label[s, o] == logits[s, a].argmax() and overlap >= 0.5
+            if fits and (s, o) not in taken and overlap > best:
+                best, which = overlap, (s, o)
+        hits.append((confidence, which is not None))
+        taken.add(which)
+    right = [hit for _, hit in hits]
+    assert 0 < sum(right) < pos.sum()
+    expected = average_precision_score(right, [c for c, _ in hits]) * sum(right) / pos.sum()
+    found = ap_error(*map(torch.tensor, (boxes, logits, truth, label, pos)))
+    assert found == pytest.approx(1 - expected, abs=1e-12)
+
+
+def test_retrieval_errors_equal_those_of_sorted_neighbours() -> None:
+    e, label = RNG.normal(size=(40, 5)), RNG.integers(0, 4, 40)
+    e += 1.5 * np.eye(5)[label]
+    order = NearestNeighbors(n_neighbors=40, metric="cosine").fit(e).kneighbors(e)[1]
+    first, precisions = [], []
+    for i, neighbours in enumerate(order):
+        alike = [label[j] == label[i] for j in neighbours if j != i]
+        r = sum(alike)
+        first.append(alike[0])
+        precisions.append(sum(sum(alike[: k + 1]) / (k + 1) for k in range(r) if alike[k]) / r)
+    assert recall_error(torch.tensor(e), torch.tensor(label)) == pytest.approx(1 - np.mean(first), abs=1e-12)
+    found = map_r_error(torch.tensor(e), torch.tensor(label))
+    assert found == pytest.approx(1 - np.mean(precisions), abs=1e-12)
+
+
+def test_embeddings_that_all_coincide_are_told_apart_no_better_than_by_chance() -> None:
+    label = torch.tensor([0] * 10 + [1] * 10 + [2] * 10)
+    assert recall_error(torch.ones(30, 3).double(), label) == pytest.approx(1 - 9 / 29)
+
+
+def test_missed_reward_and_drift_of_policies_written_out() -> None:
+    now, first = RNG.dirichlet(np.ones(4), (2, 7))
+    reward = RNG.normal(size=(7, 4))
+    won = possible = 0.0
+    for p, q, r in zip(now, first, reward, strict=True):
+        won += sum(a * c for a, c in zip(p, r, strict=True)) - sum(b * c for b, c in zip(q, r, strict=True))
+        possible += max(r) - sum(b * c for b, c in zip(q, r, strict=True))
+    logs = [torch.tensor(np.log(p)) for p in (now, first)]
+    assert missed(*logs, torch.tensor(reward)) == pytest.approx(1 - won / possible)
+    assert missed(logs[1], logs[1], torch.tensor(reward)) == 1
+    assert drift(*logs) == pytest.approx(np.mean(entropy(now, first, axis=1)))
+
+
+def test_the_probe_equals_sklearns_ridge() -> None:
+    labels, truth = RNG.integers(0, 3, 90), RNG.integers(0, 3, 60)
+    x, z = (RNG.normal(size=(len(y), 4)) + 0.6 * np.eye(4)[y] for y in (labels, truth))
+    strength = 1e-2 * np.square(x - x.mean(0)).mean() * len(x)
+    model = Ridge(alpha=strength).fit(x, np.eye(3)[labels])
+    expected = np.mean(model.predict(z).argmax(1) != truth)
+    hot = [torch.tensor(np.eye(3)[y]) for y in (labels, truth)]
+    assert probe_error(torch.tensor(x), hot[0], torch.tensor(z), hot[1]) == pytest.approx(expected)
+    assert 0 < expected < 0.67
+
+
+def test_alignment_and_uniformity_are_means_over_pairs() -> None:
+    one, two = RNG.normal(size=(2, 9, 4))
+    one, two = (e / np.linalg.norm(e, axis=1, keepdims=True) for e in (one, two))
+    apart = [sum((a - b) ** 2 for a, b in zip(u, v, strict=True)) for u, v in zip(one, two, strict=True)]
+    assert alignment(torch.tensor(one), torch.tensor(two)) == pytest.approx(np.mean(apart))
+    close = [math.exp(-2 * float(np.sum((u - v) ** 2))) for u, v in itertools.combinations(one, 2)]
+    assert uniformity(torch.tensor(one)) == pytest.approx(math.log(np.mean(close)))
+    assert uniformity(torch.ones(5, 3) / math.sqrt(3)) == 0
+
+
+def test_a_view_is_the_image_moved_by_a_pixel_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrastive, "NOISE", 0.0)
+    x = RNG.uniform(0.1, 1, (20, 8, 8))
+    found = view(torch.tensor(x).flatten(1), torch.Generator().manual_seed(0)).numpy().reshape(x.shape)
+    steps: list[Any] = []
+    for image, seen in zip(x, found, strict=True):
+        for down, along in itertools.product((-1, 0, 1), repeat=2):
+            moved = np.zeros_like(image)
+            for y, c in itertools.product(range(8), repeat=2):
+                if 0 <= y - down < 8 and 0 <= c - along < 8:
+                    moved[y, c] = image[y - down, c - along]
+            strength = seen.sum() / moved.sum()
+            if np.allclose(seen, strength * moved, atol=1e-6) and 0.7 <= strength <= 1.3:
+                steps.append((down, along))
+    assert len(steps) == 20
+    assert len(set(steps)) > 3
