@@ -1,7 +1,8 @@
 """How does a formula look on a page? As SVG, drawn by ziamath from our LaTeX, without a script.
 
-Some 10 ms for a short formula and up to a second for a very long one, so tables ask for each
-formula as a picture of its own, which the browser loads while the page is already there. What
+Some 10 ms for a short formula and up to a second for a long one, so tables ask for each formula
+as a picture of its own, which the browser loads while the page is already there. Of one that is
+longer still, whose nested brackets would take many seconds, the text is shown. What
 ziamath gives is taken apart and only shapes are put together again: no text of a formula reaches
 the page as markup.
 """
@@ -17,6 +18,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 SIZE = 20  # pixels
+LONGEST = 500  # characters of LaTeX that are drawn
 _SVG = "{http://www.w3.org/2000/svg}"
 _KEPT = {
     "svg": ("width", "height", "viewBox"),
@@ -50,6 +52,8 @@ def svg(latex: str, label: str = "") -> Markup | None:
     """
     from ziamath.zmath import Latex
 
+    if len(latex) > LONGEST:
+        return None
     for pattern, mended in _MENDED:
         latex = pattern.sub(mended, latex)
     try:

@@ -64,17 +64,22 @@ def export(
     Args:
         loss: The loss and its papers.
         path: The file; a folder gets a file named after the loss.
-        format: A key of `EXPORTERS`; None goes by the file's suffix, and is "torch" for any other.
+        format: A key of `EXPORTERS`; None goes by the file's suffix, and is "torch" without one.
         force: Replace an existing file.
 
     Returns:
         Where the file lies.
 
     Raises:
-        ExportError: The format cannot hold the loss, or the file cannot be written there.
+        ExportError: No such suffix, the format cannot hold the loss, or the file cannot be written there.
     """
     place = Path(path)
     by_suffix = {e.suffix: e.name for e in EXPORTERS.values()}
+    if format is None and place.suffix and place.suffix not in by_suffix and not place.is_dir():
+        raise ExportError(
+            f"{place}: nothing is written as {place.suffix}. Choose {', '.join(by_suffix)}, or name a "
+            f"format: {', '.join(EXPORTERS)}."
+        )
     chosen = exporter(by_suffix.get(place.suffix, "torch") if format is None else format)
     sheet = sheet_of(loss)
     if place.is_dir():

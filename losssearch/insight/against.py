@@ -26,6 +26,11 @@ def same(m: Measured) -> Found:
     if math.isclose(yes, no, rel_tol=1e-6):
         times = "that" if math.isclose(yes, 1, rel_tol=1e-9) else f"{yes:.4g} times that"
         text = f"Its gradient is {times} of {m.reference_name} all along the line: here they are one loss."
+        if yes < 0:
+            text = (
+                f"It is {m.reference_name} turned over: its gradient is {times} all along the line. "
+                "Descending it makes predictions worse."
+            )
     else:
         text = (
             f"Its gradient is {yes:.4g} times that of {m.reference_name} on positives and {no:.4g} times on "

@@ -33,6 +33,11 @@ def pushes_back(m: Measured) -> Found:
     begin = m.reach([s > 1e-3 * largest for s in m.slope], sure, -1)
     if begin is None:
         return None
+    if m.walk.probability(begin) < 0.01:
+        text = (
+            "Descending it makes predictions worse: its gradient points away from the label. A missing minus?"
+        )
+        return text, Basis.MEASURED, {"begin": begin}
     text = f"Pushes back on answers that are too sure: beyond {m.walk.place(begin)} its gradient turns round."
     return text, Basis.MEASURED, {"begin": begin}
 

@@ -187,7 +187,6 @@ def test_nobody_there_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("/no/such/program", "there is no command"),
         (f"{sys.executable} -c 'import sys; sys.exit(\"I give up\")'", "exit status 1: I give up"),
         (f"{sys.executable} -c 'import time; time.sleep(9)'", "no answer within"),
     ],
@@ -198,7 +197,15 @@ def test_a_command_that_fails_says_why(words: str, why: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["openai:localhost:8000", "openai:http://localhost:8000/v1", "openai:", "command:'", "command"]
+    "name",
+    [
+        "command:/no/such/program",
+        "openai:localhost:8000",
+        "openai:http://localhost:8000/v1",
+        "openai:",
+        "command:'",
+        "command",
+    ],
 )
 def test_an_address_that_cannot_work_is_refused_before_the_search(name: str) -> None:
     with pytest.raises(UsageError):
@@ -231,3 +238,14 @@ def test_the_primer_names_every_word_of_the_search_and_no_other() -> None:
     assert "erf(" not in text
     for name in SPACE.search.terminals:
         assert name in text
+
+
+def test_the_same_answer_again_and_again_is_not_asked_for_without_end(chat: Chat) -> None:
+    chat.replies = [(200, "mean(1 - p_t, 'n')")]
+    controller = asking(chat)
+    origins = [p.origin for p in controller.ask(30)]
+    assert origins[0] == "outside"
+    assert all(origin.startswith("filled in") for origin in origins[1:])
+    assert len(chat.requests) <= 1 + proposer.PATIENCE
+    controller.ask(1)
+    assert "it was proposed before" in chat.requests[-1]["messages"][1]["content"]

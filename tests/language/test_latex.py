@@ -79,7 +79,8 @@ def test_every_classical_loss_can_be_drawn(name: str) -> None:
     texts: set[str] = set()
     for loss in space.losses.values():
         for program in loss.candidate.parts.values():
-            texts.add(to_latex(program))
+            if len(whole := to_latex(program)) < 500:  # the typesetter takes many seconds for more
+                texts.add(whole)
             if len(brief := to_latex(canonical(program))) < 150:
                 texts.add(brief)
             texts |= {f"{a} = {b}" for a, b in definitions_to_latex(program).items()}

@@ -1,5 +1,10 @@
 """How does an answer come in? By a command's output or a server's reply, in bounded time and size.
 
+The request is one JSON object: `language` and `task` (text to read), `best` (score, formula, constants),
+`failed` (formula, why), `count` (losses wanted), `seed` and `number` (for whoever draws lots). A command
+finds it on its standard input; a server gets it as chat messages. The answer has one loss a line: a formula,
+or `{"formula": "mean((1 - p_t)**g, 'n')", "constants": {"g": [2.0, 0, 5]}}` with value, low and high.
+
 What comes is text and nothing else. A line that does not answer, answers too late or too much raises
 `NoAnswer` with the reason; trying again is the caller's business.
 """
@@ -9,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import urllib.error
 import urllib.parse
@@ -54,7 +60,7 @@ class Command(Line):
         timeout_s: Seconds until it is killed.
 
     Raises:
-        UsageError: There are no words.
+        UsageError: There are no words, or the first is no program.
     """
 
     def __init__(self, command: str, timeout_s: float = TIMEOUT_S) -> None:
@@ -65,6 +71,8 @@ class Command(Line):
             raise UsageError(f"The command {command!r} cannot be read: {error}.") from None
         if not self.words:
             raise UsageError("Name a command: command:./propose.py")
+        if shutil.which(self.words[0]) is None:
+            raise UsageError(f"There is no command {self.words[0]!r} that can be run.")
 
     def ask(self, request: Mapping[str, Any]) -> str:
         try:

@@ -89,8 +89,12 @@ class Outside(Controller):
             return
         answer = read_answer(text, self.sampler)
         self._failed.extend(answer.refused)
-        self._waiting.extend(answer.programs)
-        self._silent = 0 if answer.programs else self._silent + 1
+        fresh = [program for program in answer.programs if self._key(program) not in {None, *self._known}]
+        self._failed.extend((p.text, "it was proposed before") for p in answer.programs if p not in fresh)
+        self._waiting.extend(fresh)
+        if not answer.programs and not answer.refused:
+            self._failed.append((text.strip()[:200], "no line of this is a formula"))
+        self._silent = 0 if fresh else self._silent + 1
 
     def _patiently(self, request: Mapping[str, Any]) -> str:
         for attempt in range(ATTEMPTS):
