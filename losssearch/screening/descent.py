@@ -75,9 +75,9 @@ def _descend_all(cases: Sequence[Case]) -> None:
     samples = probes.inputs[name].shape[1]
     # A loss that rises as predictions improve has its sign turned before it is judged.
     signed = [(-1.0 if c.known_reading.rises else 1.0) * (c.scale or 0.0) * samples for c, _ in ran]
-    rates = np.outer(signed, RATES).astype(np.float32).reshape(-1, *[1] * (free.ndim - 1))
     velocity = np.zeros_like(free)
     with np.errstate(all="ignore"):
+        rates = np.outer(signed, RATES).astype(np.float32).reshape(-1, *[1] * (free.ndim - 1))
         for step in range(STEPS):
             if "progress" in own:
                 own["progress"][:] = step / STEPS
