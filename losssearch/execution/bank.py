@@ -53,12 +53,6 @@ class _Group:
     scales: list[float] = field(default_factory=list)
 
 
-def bank_of(gradients: Mapping[int, object]) -> GradientBank | None:
-    """A bank for these losses, by index; None if one of them is any function and no program."""
-    programs = {i: g for i, g in gradients.items() if isinstance(g, LossGradient)}
-    return GradientBank(programs) if len(programs) == len(gradients) else None
-
-
 class GradientBank:
     """Gradients of several losses on rows of models.
 

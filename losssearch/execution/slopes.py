@@ -130,6 +130,7 @@ class KernelSlopes(Slopes):
             )
         super().__init__(kept, prediction, not layout.inner)
         self._bound: Bound | None = None
+        self._width = 0  # slots of the whole block
 
     def _bind(self, splits: int) -> Bound:
         rows = [

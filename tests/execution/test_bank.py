@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from losssearch.execution.bank import bank_of
+from losssearch.execution.bank import GradientBank
+from losssearch.execution.kernel.assembly import Layout
 from losssearch.execution.reference import loss_gradient
+from losssearch.execution.slopes import FunctionSlopes, KernelSlopes, who_answers
 from losssearch.spaces import load_space
 
 SHAPES = {"multiclass": ("logits", 10), "binary": ("logit", None), "regression": ("pred", None)}
@@ -50,7 +52,7 @@ def compare(space, programs, counts, scales=None, spread=2.0):
         for i, (p, s) in enumerate(zip(programs, scales, strict=True))
         if counts[i]
     }
-    bank = bank_of(gradients)
+    bank = GradientBank(gradients)
     inputs = batch(space, sum(counts), 16, spread=spread)
     plan = bank.plan(dict(enumerate(counts)), inputs[prediction], {"progress": True})
     found = plan(inputs)
@@ -78,7 +80,7 @@ def test_every_classical_loss_stands_beside_one_other(space):
 def test_losses_that_differ_in_constants_run_as_one_structure():
     gce = load_space("multiclass").losses["gce"].program
     programs = [gce.with_constants({"q": q}) for q in (0.2, 0.5, 0.9)]
-    bank = bank_of({i: loss_gradient(p, "logits") for i, p in enumerate(programs)})
+    bank = GradientBank({i: loss_gradient(p, "logits") for i, p in enumerate(programs)})
     assert len(bank.groups) == 1
     compare("multiclass", programs, [1, 4, 2], scales=[1.0, 2.0, 0.5])
 
@@ -87,14 +89,16 @@ def test_one_loss_alone_is_a_bank_too():
     compare("multiclass", losses_of("multiclass")[:1], [4])
 
 
-def test_a_function_that_is_no_program_gives_no_bank():
+def test_a_function_that_is_no_program_is_asked_by_itself():
     program = loss_gradient(losses_of("multiclass")[0], "logits")
-    assert bank_of({0: program, 1: lambda inputs: inputs["logits"]}) is None
+    losses = {0: program, 1: lambda inputs: inputs["logits"]}
+    found = who_answers(losses, "logits", Layout("n", "c", {"n": 4, "c": 3}), torch.device("cpu"))
+    assert [(type(answer), answer.order) for answer in found] == [(KernelSlopes, [0]), (FunctionSlopes, [1])]
 
 
 def test_what_a_neighbour_holds_changes_no_bit():
     programs = losses_of("multiclass")[:6]
-    bank = bank_of({i: loss_gradient(p, "logits") for i, p in enumerate(programs)})
+    bank = GradientBank({i: loss_gradient(p, "logits") for i, p in enumerate(programs)})
     inputs = batch("multiclass", 12, 16)
     plan = bank.plan(dict.fromkeys(range(6), 2), inputs["logits"], {"progress": True})
     before = plan(inputs)

@@ -18,7 +18,6 @@ from losssearch.execution.kernel.assembly import Assembler, Layout, Refused, Ste
 from losssearch.execution.kernel.interpreter import Whole, run_rows
 from losssearch.execution.kernel.loops import DTYPES, Precision, address
 from losssearch.language.program import Program
-from losssearch.language.signature import Signature
 from losssearch.language.term import CONSTANT, INPUT, LITERAL
 
 OUTPUT, SCALE = "output", "scale"
@@ -315,9 +314,3 @@ class Bound:
             raise UsageError(f"The {name} has {len(array)} rows, but {needed} are used.")
         self._base[o] = array.ctypes.data
         self._stride[o] = 0 if alone else array.strides[0]
-
-
-def layout_of(signature: Signature, sizes: Mapping[str, int]) -> Layout:
-    """The usual layout: the first declared axis holds the samples, the next one is the inner axis."""
-    axes = [axis for axis in signature.axes if axis in sizes]
-    return Layout(axes[0], axes[1] if len(axes) > 1 else "", sizes)
