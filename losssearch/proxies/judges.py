@@ -1,8 +1,8 @@
 """How good are made or mended digits? A small network that was taught the real ones tells.
 
 Two convolutions and a hidden layer, taught once a process on the development images of `digits.py`, so that
-no image of the audit pool has taught it. Networks of different seeds are different judges: a loss that reads the features of
-one is judged by another. Teaching takes about two seconds of one core.
+no image of the audit pool has taught it. Networks of different names are different judges: a loss that reads
+the features of one is judged by another. Teaching takes about two seconds of one core.
 """
 
 from __future__ import annotations
