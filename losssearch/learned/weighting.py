@@ -104,7 +104,7 @@ def learn(
     """
     chosen_proxy = load_proxy(proxy) if isinstance(proxy, str) else proxy
     aware = "balanced" in chosen_proxy.metric
-    chosen = settings or OnlineSettings(rate=0.003 if aware else 0.01, by_class=aware)
+    chosen = settings or OnlineSettings(by_class=aware)
     material = with_clean_set(chosen_proxy, [seed], "search")
     step = chosen_proxy.setting().rates[0] if rate is None else rate
 

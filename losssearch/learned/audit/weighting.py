@@ -23,7 +23,6 @@ from losssearch.proxies.base import Proxy
 from losssearch.proxies.registry import load_proxy
 
 TUNING_SPLITS = tuple(range(2000, 2030))
-RATE, CLASS_RATE = 0.01, 0.003  # Adam's, of a network in lock-step: on the loss alone, or on the class too
 Say = Callable[[str], None]
 
 
@@ -41,7 +40,7 @@ class _Contender:
     @property
     def settings(self) -> OnlineSettings:
         """Of what is learned in lock-step."""
-        return OnlineSettings(rate=CLASS_RATE if self.by_class else RATE, by_class=self.by_class)
+        return OnlineSettings(by_class=self.by_class)
 
 
 def audit_weighting(
@@ -57,7 +56,7 @@ def audit_weighting(
 
     The first line's weighting reads the class too where the metric is balanced over classes. Everyone is
     tuned over the proxy's rates and decays; the number of epochs is read off the curve. The networks' own
-    learning rates stand fixed: they were chosen on search splits.
+    learning rate stands fixed: it was chosen on search splits.
 
     Args:
         splits: Fresh splits, >= 2.
