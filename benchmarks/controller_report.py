@@ -18,7 +18,7 @@ from benchmarks.controller_scores import LUCK, Line, Scores, compare, conclusion
 from losssearch.language.canonical import candidate_key
 from losssearch.language.program import Program
 
-BUDGETS = {"trained": ("losses trained", ""), "seconds": ("seconds of wall time, one worker", " s")}
+BUDGETS = {"trained": ("losses trained", ""), "seconds": ("seconds of processor time, one worker", " s")}
 
 
 def in_hand(finished: Finished, budget: Budget) -> dict[str, list[Incumbent | None]]:

@@ -86,7 +86,7 @@ class Budget:
 
     Args:
         trained: Numbers of losses that passed the screens and were trained.
-        seconds: Wall time.
+        seconds: Processor time.
     """
 
     trained: tuple[int, ...]
@@ -181,11 +181,11 @@ def _run(controller: str, task: Task, seed: int, budget: Budget) -> Finished:
         spec = Spec(
             task.space, task.proxy, controller, task.start, storage, seed=seed, workers="inline", mirror=False
         )
-        began = time.perf_counter()
+        began = time.process_time()
         state = Session.enter(spec, None, None, lambda progress: None, stack)
         found: list[Incumbent] = []
         leading = ""
-        while size := budget.room(state.ledger.trained, time.perf_counter() - began):
+        while size := budget.room(state.ledger.trained, time.process_time() - began):
             proposals = state.controller.ask(size)
             if not proposals or state.row.proposals > PROPOSALS_EACH * budget.trained[-1]:
                 break
@@ -197,13 +197,13 @@ def _run(controller: str, task: Task, seed: int, budget: Budget) -> Finished:
             leader = state.ledger.leader()
             if leader is not None and leader.key != leading:
                 leading, program = leader.key, state.ledger.program(leader)
-                now = time.perf_counter() - began
+                now = time.process_time() - began
                 found.append(
                     Incumbent(
                         state.ledger.trained, now, leader.value, program.text, constants_of(program)
                     )
                 )  # fmt: skip
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         return Finished(
             controller, task.proxy, seed, budget.settings(task), state.ledger.trained, state.row.proposals,
             state.evaluator.trained, seconds, load, tuple(found),

@@ -2,7 +2,8 @@
 
 Every controller of the registry that needs nobody outside, on digits with 40 % wrong labels, on diabetes with
 wild targets, and on three regressions whose noise is known. Two budgets: losses trained (those that passed
-the screens) and seconds of wall time with one worker. At each checkpoint the loss in hand is noted; outside
+the screens) and seconds of processor time with one worker on one thread, which on an idle machine is wall
+time, and on a busy one does not measure the others. At each checkpoint the loss in hand is noted; outside
 the budget each is audited as in `losssearch audit`: rate, decay and constants tuned with the same number of
 settings, then fresh splits that no search saw, the same for everyone. The loss in hand is the one that leads
 by the search's own scores, not the best by the audit: a curve may fall.
@@ -15,8 +16,8 @@ data sets. `controller_scores.py` says how scores are normalised and compared; r
 
 Each finished run is a line of `runs.jsonl`, each audited loss one of `audits.jsonl`: after Ctrl-C or a crash
 the same command goes on. The full form, without any argument, is about 300 runs of 15 to 200 s and the audit:
-some 6 hours of one core, half of that with `--processes 2` on two idle ones. With more processes than idle
-cores the budget of seconds measures the machine, so the load stands in the report. The short form runs two
+some 6 hours of one core, half of that with `--processes 2` on two idle ones. The load of the machine stands in the
+report: it slows caches, if not clocks. The short form runs two
 controllers on one task, in under a minute, and shows nothing.
 """
 
@@ -220,7 +221,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[5, 10, 20, 40], metavar="S",
-        help="checkpoints in wall time",
+        help="checkpoints in processor time",
     )  # fmt: skip
     parser.add_argument("--processes", type=int, default=1, help="runs at a time")
     parser.add_argument("--settings", type=int, default=8, help="of the audit, for every loss")
