@@ -16,9 +16,9 @@ data sets. `controller_scores.py` says how scores are normalised and compared; r
 
 Each finished run is a line of `runs.jsonl`, each audited loss one of `audits.jsonl`: after Ctrl-C or a crash
 the same command goes on. The full form, without any argument, is about 300 runs of 15 to 200 s and the audit:
-some 6 hours of one core, half of that with `--processes 2` on two idle ones. The load of the machine stands in the
-report: it slows caches, if not clocks. The short form runs two
-controllers on one task, in under a minute, and shows nothing.
+some 6 hours of one core, half of that with `--processes 2` on two idle ones. The load of the machine stands
+in the report: it slows caches, if not clocks. The short form runs two controllers on one task, in under a
+minute, and shows nothing.
 """
 
 from __future__ import annotations
