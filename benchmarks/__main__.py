@@ -10,7 +10,7 @@ import sys
 
 #: Module -> arguments of its short form. Learning whole losses has no short form: see `benchmarks.learned`.
 SHORT: dict[str, list[str]] = {
-    "population": [],
+    "population": ["16", "3"],
     "kernel": [],
     "screening": ["--candidates", "4000"],
     "export": [],

@@ -1,7 +1,7 @@
 """How many losses are judged a second: all trained at once, or one after the other as one would write it?
 
 The task: random multiclass losses of about twenty nodes, each trained on digits with 40 % wrong labels: an
-MLP 64-64-10, batches of 128, SGD with momentum, two splits and two learning rates a loss. One thread each, in
+MLP 64-64-10, 200 batches of 128, SGD with momentum, two splits and two learning rates a loss. One thread each, in
 turn (A B A B ...), medians and spread of the ratios. The peer is a plain PyTorch loop over the same module
 that a user gets from `module()`. Errors of both must agree: the same data, batches and initial weights.
 
@@ -32,7 +32,7 @@ from losssearch.screening.scale import gradient_scale
 from losssearch.spaces import load_space
 
 RESULTS = Path(__file__).parent / "results"
-EPOCHS = 30
+EPOCHS = 40  # of five batches: 200 steps
 
 
 def random_losses(count: int) -> list[Program]:
@@ -97,7 +97,7 @@ def _model(seed: int) -> nn.Module:
     return model
 
 
-def main(count: int = 16, pairs: int = 5) -> None:
+def main(count: int = 64, pairs: int = 5) -> None:
     """Print the table and write it as JSON."""
     torch.set_num_threads(1)
     proxy, losses = load_proxy("digits-noisy"), random_losses(count)
