@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from losssearch.api import suggest as suggest
     from losssearch.errors import LossSearchError as LossSearchError
     from losssearch.pareto import pareto_front as pareto_front
+    from losssearch.proxies.images import image_folder as image_folder
+    from losssearch.proxies.images import torchvision_data as torchvision_data
     from losssearch.proxies.user import blackbox as blackbox
     from losssearch.proxies.user import task as task
     from losssearch.result import SearchResult as SearchResult
@@ -40,12 +42,14 @@ _HOME = {
     "blackbox": "losssearch.proxies.user",
     "check_loss": "losssearch.testing",
     "explain": "losssearch.api",
+    "image_folder": "losssearch.proxies.images",
     "load_space": "losssearch.spaces",
     "loss": "losssearch.api",
     "pareto_front": "losssearch.pareto",
     "parse": "losssearch.api",
     "suggest": "losssearch.api",
     "task": "losssearch.proxies.user",
+    "torchvision_data": "losssearch.proxies.images",
 }
 
 __all__ = sorted(_HOME)

@@ -41,6 +41,7 @@ _METRICS = {
     "regression": ("rmse", "mae", "median_error"),
 }
 _SAME = {"accuracy": "error", "balanced_accuracy": "balanced_error"}
+HELD, HELD_BYTES = 64, 2**28  # splits that a worker keeps for later trainings, and what they may take
 _TRAIN = ("loss", "budget", "seed", "device")
 
 
@@ -114,6 +115,7 @@ def task(
                 f"{', '.join(usual)}, or give a function of predictions and targets."
             )
     table = _Table(where, data, space)
+    held = max(1, min(HELD, HELD_BYTES // max(1, table.features.nbytes)))
     samples = len(table.targets)
     development = samples - samples // 3
     return Proxy(
@@ -123,7 +125,7 @@ def task(
         metric=headline,
         guards=tuple(n for n in usual if n != headline) if maker is None else (),
         metric_maker=maker,
-        draw=lru_cache(maxsize=64)(table.split),
+        draw=lru_cache(maxsize=held)(table.split),
         default=Setting(
             model=MLP() if model is None else model,
             optimiser="adam" if optimiser == "adam" else "sgd",
