@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 
 from losssearch.duration import seconds_of
 from losssearch.errors import UsageError
+from losssearch.finals import hold_finals
 from losssearch.pools.worker import INSIDE
 from losssearch.result import SearchResult
 from losssearch.session import PROMOTED, Session, Spec, Watch
@@ -89,7 +90,7 @@ class Search(Spec):
                 fresh = state.admit(proposals, verdicts)
                 state.train([(promoted, 1), (fresh, 0)])
                 state.close_round(proposals, verdicts, promoted)
-            state.finals()
+            hold_finals(state)
             state.status("finished")
             return state.result()
 

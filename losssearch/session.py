@@ -1,29 +1,27 @@
 """A search while it runs: its parts, and the steps that the loop in `search.py` is made of.
 
 Everything that a search opens is opened here, what an earlier run left is taken up here, and every round
-and the finals leave from here in one transaction each.
+leaves from here in one transaction. The finals are in `finals.py`.
 """
 
 from __future__ import annotations
 
-import math
 import time as clock
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from losssearch.ablation import slimmed
 from losssearch.controllers.base import Controller, Proposal, Told
 from losssearch.controllers.registry import make_controller
 from losssearch.errors import ProxyError, UsageError
 from losssearch.evaluation import DEADLINE_S, Contender, Evaluator
-from losssearch.language.canonical import candidate_key, structure_key
+from losssearch.language.canonical import candidate_key
 from losssearch.language.program import Program
 from losssearch.language.tidy import tidied
 from losssearch.ledger import CREDITED, Entry, Ledger
 from losssearch.outcomes import Outcome
-from losssearch.pareto import POOL, front_of, point, undominated
+from losssearch.pareto import front_of
 from losssearch.pools.base import Pool
 from losssearch.pools.open import open_pool
 from losssearch.proxies.base import Proxy
@@ -33,22 +31,18 @@ from losssearch.result import Discovered, SearchResult
 from losssearch.screening.fingerprint import VARIANT
 from losssearch.screening.pipeline import Screens, Verdict
 from losssearch.screening.scale import gradient_scale
-from losssearch.selection import Score, choose, score
+from losssearch.selection import Score, score
 from losssearch.spaces import ClassicalLoss, Space, load_space
 from losssearch.store.mirror import Mirror
 from losssearch.store.rows import TRAINED, CandidateRow, ProposalRow, ScoreUpdate, SearchRow
 from losssearch.store.store import Store
-from losssearch.tuning import BATCH, GRADIENT, SEARCH_SPLITS, TUNER, Tuned, try_settings
+from losssearch.tuning import GRADIENT, TUNER, Tuned
 
 ROUND = 96  # proposals a round
 PAGE = 2000  # proposals that are read at once on resume
 PROMOTED = 0.1  # share of the trained that is trained again on more splits
-FINALISTS = 24
-FINALISTS_SHARE = 0.45  # of the finals' time is for the finalists, the rest for tuning and ablation
 FINALS_SHARE = 0.15  # of a time budget is kept for the finals
-TUNED = 4  # finalists whose constants are tuned
-SETTINGS = 24  # tried for each
-SLIMMED = 2  # structures that are tried with parts dropped
+LEADERS = 24  # of a result
 CHOSEN = 3  # the rung of the loss that stands for the search
 
 
@@ -265,7 +259,6 @@ class Session:
 
         What passed the screens was stored before it was trained; of the rest only the proposal is kept.
         """
-        number = self.row.rounds
         rows, told = [], []
         for proposal, verdict in zip(proposals, verdicts, strict=True):
             case, rejection = verdict.case, verdict.rejection
@@ -288,19 +281,29 @@ class Session:
         fresh = {p.number for p in proposals}
         older = [e for e in promoted if e.number not in fresh]
         self.controller.tell([*told, *(self._told(e) for e in older)])
-        if number == 0:
+        if self.row.rounds == 0:
             self._insist_on_a_start(proposals)
-        now = clock.perf_counter()
-        seconds, self._round_began = now - self._round_began, now
-        self.row = self.store.commit_round(
-            self.row, number, rows, self.screens.take_counts(), self.controller.state(), seconds,
-            updates=[e.update() for e in older],
-        )  # fmt: skip
-        self.ledger.settle()
+        self.commit(rows, self.screens.take_counts(), updates=[e.update() for e in older])
         self._screened = 0
         if self.mirror is not None:
             self.mirror.update()
         self.show()
+
+    def commit(
+        self,
+        rows: Sequence[ProposalRow],
+        counts: Mapping[str, Mapping[str, float]],
+        updates: Sequence[ScoreUpdate] = (),
+        events: Sequence[tuple[str, Mapping[str, object]]] = (),
+    ) -> None:
+        """A round and the controller's state, in one transaction; the time since the last one is its own."""
+        now = clock.perf_counter()
+        seconds, self._round_began = now - self._round_began, now
+        self.row = self.store.commit_round(
+            self.row, self.row.rounds, rows, counts, self.controller.state(), seconds,
+            updates=updates, events=events,
+        )  # fmt: skip
+        self.ledger.settle()
 
     def _told(self, entry: Entry) -> Told:
         """What the controller hears of a loss that was trained in this round."""
@@ -323,145 +326,6 @@ class Session:
                 f"{self.ledger.program(first).text} it said: {first.score.detail if first.score else ''} "
                 f"({first.outcome.value}) Mend the proxy and run again."
             )
-
-    def finals(self) -> None:
-        """The best on fresh splits and a second condition, and again tuned and slimmed; one is chosen.
-
-        All of it is one transaction; finals that were held since the last round are not held again.
-        """
-        held = [event.payload for event in self.store.events(self.row.name) if event.kind == "finals"]
-        if held and held[-1]["proposals"] == self.row.proposals:
-            return
-        self.phase = "finals"
-        finalists = self.ledger.diverse(self._finalists(), rung=1) or self.ledger.best(1)
-        if self.controller.objectives > 1:
-            finalists += self.front({e.key for e in finalists})
-        self.train([(finalists, 2)])
-        self.phase = "tuning"
-        tuned = self.tune(sorted(finalists, key=lambda e: e.order)[:TUNED])
-        self.train([([entry for _, entry in tuned], 2)])
-        everyone = [*finalists, *(entry for _, entry in tuned)]
-        self.phase = "ablation"
-        slim, known = self.slim(everyone, len(tuned))
-        shed = [*(entry for _, entry in slim), *known]
-        self.train([(shed, 2)])
-        everyone += shed
-        chosen = choose(
-            {e.key: e.score for e in everyone if e.score is not None and not e.variant},
-            {e.key: e.size for e in everyone},
-        )
-        updates = [replace(e.update(), rung=CHOSEN if e.key == chosen else 2) for e in everyone]
-        kept = {e.number for e in everyone}
-        updates += [
-            ScoreUpdate(p.number, p.outcome, 2, p.score, p.metrics, p.detail)
-            for p in (ranked.proposal for ranked in self.store.leaderboard(self.row.name, limit=5))
-            if p.rung == CHOSEN and p.number not in kept
-        ]
-        notes = {"finalists": len(everyone), "chosen": chosen, "guard": self.guard}
-        self.close_finals([*tuned, *slim], updates, notes)
-        if self.mirror is not None:
-            self.mirror.rebuild()
-
-    def front(self, known: Collection[str]) -> list[Entry]:
-        """The promoted that no other beats in score, guard and size, without the `known`; some at most."""
-        rows = [r for r in self.store.leaderboard(self.row.name, limit=POOL) if r.proposal.rung == 1]
-        keys = [rows[i].candidate.key for i in undominated([point(r, self.guard) for r in rows])]
-        fresh = [self.ledger.entries[k] for k in keys if k in self.ledger.entries and k not in known]
-        return fresh[: FINALISTS // 2]
-
-    def tune(self, entries: Sequence[Entry]) -> list[tuple[Proposal, Entry]]:
-        """The entries again, as new candidates with tuned constants; what tuning left alone is left out."""
-        tunable = [(e, p) for e in entries if (p := self.ledger.program(e)).constants]
-        programs = [program for _, program in tunable]
-        losses = Tuned.all_of(programs, self.proxy, self.space, self.spec.tuner)
-        for _ in range(SETTINGS // BATCH):
-            try_settings(losses, BATCH, self.evaluator, SEARCH_SPLITS)
-        found: list[tuple[Proposal, Entry]] = []
-        for (parent, _), loss in zip(tunable, losses, strict=True):
-            program = loss.best[1].program if loss.best else loss.program
-            key = candidate_key(program)
-            if key in self.ledger.entries:
-                continue
-            number = self.row.proposals + len(found)
-            proposal = Proposal(number, program, (parent.key,), "tuned")
-            scale = gradient_scale(program, self.space)
-            entry = Entry(number, key, program.size, scale, parent.variant)
-            self.ledger.add(entry, program)
-            found.append((proposal, entry))
-        return found
-
-    def slim(self, entries: Sequence[Entry], taken: int) -> tuple[list[tuple[Proposal, Entry]], list[Entry]]:
-        """The best again without parts that do not matter, on splits that they were not picked on.
-
-        It may cost as much as all finalists did.
-
-        Args:
-            entries: Who stands in the finals.
-            taken: New proposals of these finals so far.
-
-        Returns:
-            New candidates, and entries outside the finals that the best boil down to.
-        """
-        best: dict[str, Entry] = {}
-        for entry in sorted(entries, key=lambda e: e.order):
-            if not entry.variant and math.isfinite(entry.value):
-                best.setdefault(structure_key(self.ledger.program(entry)), entry)
-        parents = list(best.values())[:SLIMMED]
-        most = min(self._affordable() / 2, FINALISTS * len(self.proxy.runs(2, [0])))
-        made = [
-            (program, parent.key)
-            for parent in parents
-            for program in slimmed(self.ledger.program(parent), self.evaluator, most / len(parents))
-        ]
-        proposals: list[Proposal] = []
-        verdicts: list[Verdict] = []
-        known: dict[str, Entry] = {}
-        for verdict, (_, parent) in zip(self.screens.judge_all([p for p, _ in made]), made, strict=True):
-            case, rejection = verdict.case, verdict.rejection
-            if rejection is None and not any(tag.startswith(VARIANT) for tag in case.tags):
-                number = self.row.proposals + taken + len(proposals)
-                proposals.append(Proposal(number, case.written, (parent,), "slimmed"))
-                verdicts.append(verdict)
-            elif rejection is not None and rejection.same_as in self.ledger.entries:
-                known[rejection.same_as] = self.ledger.entries[rejection.same_as]
-        there = {entry.key for entry in entries}
-        fresh = self.admit(proposals, verdicts)
-        return list(zip(proposals, fresh, strict=True)), [e for k, e in known.items() if k not in there]
-
-    def close_finals(
-        self,
-        tuned: Sequence[tuple[Proposal, Entry]],
-        updates: Sequence[ScoreUpdate],
-        notes: Mapping[str, object],
-    ) -> None:
-        """A round of its own, with the new candidates, whose numbers the controller will not use."""
-        self.controller.skip(len(tuned))
-        rows = [
-            self.ledger.row(proposal, proposal.program, entry.key, entry.outcome, "", None, [])
-            for proposal, entry in tuned
-        ]
-        now = clock.perf_counter()
-        seconds, self._round_began = now - self._round_began, now
-        self.row = self.store.commit_round(
-            self.row, self.row.rounds, rows, {}, self.controller.state(), seconds,
-            updates=updates,
-            events=[("finals", {**notes, "proposals": self.row.proposals + len(rows)})],
-        )  # fmt: skip
-        self.ledger.settle()
-
-    def _finalists(self) -> int:
-        """As many as the time left can train; all of them when the budget is a number of candidates."""
-        if self.seconds is None or self.evaluator.trained < 100:
-            return FINALISTS
-        affordable = self._affordable() * FINALISTS_SHARE / len(self.proxy.runs(2, [0]))
-        return max(5, min(FINALISTS, int(affordable)))
-
-    def _affordable(self) -> float:
-        """Trainings that the time left has room for; no end of them when candidates are the budget."""
-        if self.seconds is None:
-            return math.inf
-        left = self.seconds - self.spent - (clock.perf_counter() - self.began)
-        return max(0.0, left) * self.evaluator.trained / max(self.evaluator.seconds, 1e-9)
 
     # Looking out.
 
@@ -488,7 +352,7 @@ class Session:
     def result(self) -> SearchResult:
         found = [
             Discovered.of_row(ranked, self.space, self.row.name)
-            for ranked in self.store.leaderboard(self.row.name, limit=FINALISTS)
+            for ranked in self.store.leaderboard(self.row.name, limit=LEADERS)
         ]
         front = tuple(front_of(self.store, self.row.name))
         return SearchResult(self.row.name, self.spec.storage, tuple(found), self.row.proposals, front)

@@ -27,6 +27,7 @@ FLOORS = {
     "dashboards": 8,
     "losssearch.search": 7,
     "losssearch.session": 7,
+    "losssearch.finals": 7,
     "losssearch.sampler": 7,
     "losssearch.dialogue": 7,
     "losssearch.audit": 7,

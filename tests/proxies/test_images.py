@@ -318,7 +318,7 @@ def test_the_example_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     example = HOUSE / "examples" / "image_folder.py"
     runpy.run_path(str(example))["write"](every=12)
     for name, value in {"FINALISTS": 1, "TUNED": 0, "SLIMMED": 0}.items():
-        monkeypatch.setattr(f"losssearch.session.{name}", value)
+        monkeypatch.setattr(f"losssearch.finals.{name}", value)
     search = ls.Search(
         "multiclass", f"{example}:digits", "random", ["cross_entropy", "gce"],
         f"sqlite:///{tmp_path}/losses.db", "images", workers="inline",

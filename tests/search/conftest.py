@@ -15,8 +15,9 @@ TASKS = Path(__file__).parent / "tasks.py"
 @pytest.fixture(autouse=True)
 def small_rounds(monkeypatch):
     """Several rounds in few candidates, and short finals."""
-    for name, value in {"ROUND": 24, "FINALISTS": 4, "TUNED": 1, "SETTINGS": 8, "SLIMMED": 1}.items():
-        monkeypatch.setattr(f"losssearch.session.{name}", value)
+    monkeypatch.setattr("losssearch.session.ROUND", 24)
+    for name, value in {"FINALISTS": 4, "TUNED": 1, "SETTINGS": 8, "SLIMMED": 1}.items():
+        monkeypatch.setattr(f"losssearch.finals.{name}", value)
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ def test_a_loss_of_no_search_needs_a_task_and_a_task_that_fits(tmp_path):
 
 
 def test_the_finals_of_a_search_shed_a_passenger(search, tmp_path, monkeypatch):
-    monkeypatch.setattr("losssearch.session.FINALISTS", 24)  # ablation may cost as much as so many
+    monkeypatch.setattr("losssearch.finals.FINALISTS", 24)  # ablation may cost as much as so many
     path: Path = tmp_path / "padded.toml"
     path.write_text(SPACE)
     spec = search(space=str(path), proxy=PROXY, start=["padded"])

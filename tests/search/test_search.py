@@ -118,7 +118,7 @@ def test_running_again_with_the_budget_spent_trains_nothing(search):
 @pytest.mark.parametrize("finalists", [1, 3])
 def test_finals_held_twice_choose_the_same(search, monkeypatch, finalists):
     """A driver may be killed after the finals were stored and before the search was called finished."""
-    monkeypatch.setattr("losssearch.session.FINALISTS", finalists)
+    monkeypatch.setattr("losssearch.finals.FINALISTS", finalists)
     spec = search(controller="evolution")
     spec.run(candidates=160)
     before = content(spec.storage, "small")
