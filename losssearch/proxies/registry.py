@@ -41,6 +41,9 @@ _BUILT_IN = {
     "digits-unseen": "embedding",
     "answers": "preference",
     "digits-views": "contrastive",
+    "digits-sharpened": "sharpening",
+    "digits-tasks": "multitask",
+    "digits-ranked": "ordinal",
 }
 
 

@@ -45,8 +45,10 @@ class Task(ABC):
     """
 
     @abstractmethod
-    def batch(self, x: Tensor, y: Tensor, draw: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def batch(self, x: Tensor, y: Tensor, draw: torch.Generator) -> tuple[Any, Mapping[str, Tensor]]:
         """What the model is shown of some samples, and what the loss is told beside its predictions.
+
+        The first is whatever the model takes: features, or features and targets where it computes losses.
 
         Args:
             x, y: Features and targets of the batch, as `Split` holds them.

@@ -26,6 +26,7 @@ from losssearch.screening.probes import stratified
 from losssearch.spaces import load_space
 
 TASKS = ["queries", "shapes", "scenes", "digits-unseen", "answers", "digits-views"]
+TASKS += ["digits-sharpened", "digits-tasks", "digits-ranked"]
 
 
 def slopes_of(space: str, formula: str) -> Slopes:
@@ -137,7 +138,20 @@ def test_without_their_noise_unseen_digits_are_of_other_images_and_other_classes
         assert not (split.train[1].sum(0) * split.test[1].sum(0)).any()
 
 
-@pytest.mark.parametrize("name", ["queries", "shapes", "scenes"])
+def test_no_small_picture_of_the_audit_is_of_an_image_that_a_search_sees() -> None:
+    """The small ones differ by their noise in any case."""
+    proxy = load_proxy("digits-sharpened")
+    parts = [part for seed in range(6) for part in (proxy.split(seed).train, proxy.split(seed).valid)]
+    seen = {image.tobytes() for _, y in parts for image in y[:, :64]}
+    for seed in range(3):
+        split = proxy.split(seed, stage="audit")
+        assert split.test is not None
+        assert not {image.tobytes() for image in split.test[1][:, :64]} & seen
+        taught = {image.tobytes() for image in split.train[1][:, :64]}
+        assert not {image.tobytes() for image in split.valid[1][:, :64]} & taught
+
+
+@pytest.mark.parametrize("name", ["queries", "shapes", "scenes", "digits-tasks", "digits-ranked"])
 def test_labels_are_spoilt_in_training_and_validation_but_not_in_the_audits_test(name: str) -> None:
     proxy = load_proxy(name)
     spoilt, clean = (proxy.split(0, condition, "audit") for condition in ("default", "clean"))
@@ -153,7 +167,7 @@ def test_as_many_labels_are_spoilt_as_promised() -> None:
     """A few thousand labels or pairs each: a standard error of .02 at most."""
     parts = {
         name: [load_proxy(name).split(0, condition).train for condition in ("default", "clean")]
-        for name in ("queries", "shapes", "answers")
+        for name in ("queries", "shapes", "answers", "digits-tasks", "digits-ranked")
     }
     (_, found), (_, right) = parts["queries"]
     there = right[..., 1] > 0
@@ -166,6 +180,11 @@ def test_as_many_labels_are_spoilt_as_promised() -> None:
     assert np.mean(moved) == pytest.approx(0.25, abs=0.15)
     (found, _), (right, _) = parts["answers"]
     assert (found != right).any(1).mean() == pytest.approx(0.25, abs=0.06)
+    (_, found), (_, right) = parts["digits-tasks"]
+    assert (found[:, :10] != right[:, :10]).any(1).mean() == pytest.approx(0.1 * 0.9, abs=0.035)
+    assert (found - right)[:, 10:].std(0) == pytest.approx([0.5, 1.5], rel=0.1)
+    (_, found), (_, right) = parts["digits-ranked"]
+    assert (found != right).mean() == pytest.approx(0.25 * 0.8, abs=0.05)
 
 
 def test_class_embeddings_are_learnt_beside_the_network() -> None:
@@ -245,6 +264,9 @@ CONTESTS = [
     ("digits-unseen", "contrastive", "mean(d2, 'n m', same)", 0.1),  # nothing pushes: all coincide
     ("answers", "dpo", "mean(-chosen - rejected, 'n')", 0.2),  # likes both answers
     ("digits-views", "nt_xent", "mean(square(1 - cosine), 'n m', positive)", 0.03),  # nothing pushes
+    ("digits-sharpened", "perceptual_layers", "mean(rough, 'n')", 0.3),  # blank paper is smoothest
+    ("digits-tasks", "uncertainty_weighting", "min(losses, 'l')", 0.1),  # drops all tasks but the easiest
+    ("digits-ranked", "pairwise_logistic", "mean(relu(gap), 'n s k', pair)", 0.2),  # the wrong way round
 ]
 
 
@@ -262,7 +284,7 @@ def test_the_loss_of_the_field_beats_a_broken_one(name: str, classical: str, bro
 
 def test_a_collapsed_representation_shows_in_a_guard() -> None:
     proxy = load_proxy("digits-views")
-    losses = [slopes_of("contrastive", "nt_xent"), slopes_of("contrastive", CONTESTS[-1][2])]
+    losses = [slopes_of("contrastive", text) for row in CONTESTS if row[0] == proxy.name for text in row[1:3]]
     good, collapsed = proxy.train(losses, [Run(0, 0, 0.003, epochs=8), Run(1, 0, 0.003, epochs=8)])
     assert collapsed.metrics["uniformity"] > -0.2 > good.metrics["uniformity"]
     assert collapsed.metrics["alignment"] < good.metrics["alignment"]  # alone it would win

@@ -11,17 +11,21 @@ import pytest
 import torch
 from scipy.stats import entropy
 from sklearn.linear_model import Ridge
-from sklearn.metrics import average_precision_score, jaccard_score
+from sklearn.metrics import average_precision_score, jaccard_score, r2_score
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from losssearch.proxies import contrastive
+from losssearch.proxies import contrastive, sharpening
 from losssearch.proxies.boxes import ap_error, iou
 from losssearch.proxies.contrastive import alignment, probe_error, uniformity, view
 from losssearch.proxies.embedding import map_r_error, recall_error
+from losssearch.proxies.judges import judge
+from losssearch.proxies.multitask import slant, stroke_width, unexplained
+from losssearch.proxies.ordinal import deal
 from losssearch.proxies.preference import drift, missed
 from losssearch.proxies.ranking import ndcg_error, reciprocal_error, swapped
 from losssearch.proxies.segmentation import boundary_error, miou_error
+from losssearch.proxies.sharpening import Sharpener, Sharpening, psnr, roughness
 
 RNG = np.random.default_rng(7)
 
@@ -223,3 +227,100 @@ def test_a_view_is_the_image_moved_by_a_pixel_at_most(monkeypatch: pytest.Monkey
                 steps.append((down, along))
     assert len(steps) == 20
     assert len(set(steps)) > 3
+
+
+def test_psnr_of_known_errors() -> None:
+    truth = torch.rand(5, 64, generator=torch.Generator().manual_seed(0))
+    for off, decibels in ((1.0, 0.0), (0.1, 20.0), (0.01, 40.0)):
+        assert psnr(truth + off, truth) == pytest.approx(decibels, abs=1e-3)
+        assert psnr(truth - off, truth) == pytest.approx(decibels, abs=1e-3)
+    assert psnr(truth, truth) == pytest.approx(120)
+
+
+def test_roughness_is_the_mean_step_between_neighbours() -> None:
+    images = RNG.random((3, 8, 8))
+    steps = [
+        np.mean([abs(image[y + a, x + b] - image[y, x]) for y in range(8 - a) for x in range(8 - b)])
+        for a, b in ((1, 0), (0, 1))
+        for image in images
+    ]
+    assert roughness(torch.tensor(images).flatten(1)) == pytest.approx(sum(steps) / 3)
+    board = torch.tensor(np.indices((8, 8)).sum(0) % 2).double()
+    assert roughness(board.flatten().unsqueeze(0)) == 2
+
+
+def test_small_pictures_are_means_of_four_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharpening, "NOISE", 0.0)
+    draw: Any = sharpening._split.__wrapped__
+    small, full = draw(0, "default", "search").valid
+    for image, y in zip(small[:20].reshape(-1, 4, 4), full[:20, :64].reshape(-1, 8, 8), strict=True):
+        for i, j in itertools.product(range(4), repeat=2):
+            assert image[i, j] == pytest.approx(y[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean(), abs=1e-6)
+
+
+def test_losses_of_pictures_are_told_nothing_of_the_digit_and_look_through_another_judge_than_marks() -> None:
+    task, draw = Sharpening(), torch.Generator().manual_seed(0)
+    x, y = torch.rand(6, 16), torch.rand(6, 65)
+    other = torch.cat([y[:, :64], y[:, 64:] + 1], 1)
+    one, two = (task.batch(x, target, draw)[1] for target in (y, other))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    given = Sharpener()(x)
+    near, deep = judge(sharpening._SEEN_BY).layers(given["pixels_x"].flatten(1))
+    assert torch.equal(given["f"], near.flatten(2))
+    assert torch.equal(given["f_deep"], deep.flatten(2))
+    marks = judge(sharpening._READ_BY)
+    assert not torch.equal(marks.near.weight, judge(sharpening._SEEN_BY).near.weight)
+
+
+def bar(width: float, shear: float = 0.0, first: float = 3.0) -> Any:
+    """A bar over all rows, whose left edge moves by `shear` columns a row up; a pixel holds its share."""
+    image = np.zeros((8, 8))
+    for y, x in itertools.product(range(8), repeat=2):
+        left = first + shear * (3.5 - y)
+        image[y, x] = max(0.0, min(x + 1, left + width) - max(x, left))
+    return image.reshape(1, 64)
+
+
+@pytest.mark.parametrize("shear", [-0.5, -0.2, 0.0, 0.25, 0.6])
+def test_the_slant_of_a_sheared_bar_is_its_shear(shear: float) -> None:
+    for width in (1.0, 2.0):
+        assert slant(bar(width, shear)) == pytest.approx([shear], abs=1e-9)
+    assert slant(3 * bar(1.0, shear)) == pytest.approx([shear], abs=1e-9)  # however strong the ink
+
+
+def test_what_has_no_rows_or_no_ink_has_no_slant_and_no_width() -> None:
+    line = np.zeros((1, 8, 8))
+    line[0, 4, 1:7] = 1
+    assert slant(line.reshape(1, 64)) == 0
+    assert stroke_width(line.reshape(1, 64)) == pytest.approx([1])
+    blank = np.zeros((1, 64))
+    assert slant(blank) == stroke_width(blank) == 0
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_the_width_of_a_bar_is_its_width_standing_or_lying_and_so_is_an_angles(width: int) -> None:
+    standing = bar(width)
+    lying = standing.reshape(8, 8).T.reshape(1, 64)
+    assert stroke_width(np.concatenate([standing, lying])) == pytest.approx([width, width])
+    angle = np.zeros((8, 8))
+    angle[:, :width] = angle[8 - width :, :] = 1
+    assert stroke_width(angle.reshape(1, 64)) == pytest.approx([width])
+
+
+def test_what_is_left_unexplained_is_one_less_r_squared_and_never_more_than_one() -> None:
+    truth = RNG.normal(2, 3, 50)
+    found = truth + RNG.normal(size=50)
+    given = [torch.tensor(v) for v in (found, truth)]
+    assert unexplained(*given) == pytest.approx(1 - r2_score(truth, found))
+    assert unexplained(given[1], given[1]) == 0
+    assert unexplained(-given[0], given[1]) == 1
+    assert math.isnan(unexplained(given[0] / 0, given[1]))
+
+
+def test_lists_are_of_ten_to_twenty_different_samples() -> None:
+    rows, there = deal(500, 60, torch.Generator().manual_seed(0))
+    lists = [r[t > 0].tolist() for r, t in zip(rows, there, strict=True)]
+    assert {len(one) for one in lists} == set(range(10, 21))
+    assert all(len(set(one)) == len(one) for one in lists)
+    assert np.mean([len(one) for one in lists]) == pytest.approx(15, abs=0.5)
+    assert {i for one in lists for i in one} == set(range(60))

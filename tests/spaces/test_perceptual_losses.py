@@ -27,7 +27,9 @@ def perceptual() -> Bench:
 def pictures(n=2, c=3, s=4, h=5, w=6, seed=0) -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(seed)
     x = {k: torch.randn(n, c, s, generator=g, dtype=DOUBLE) for k in ("f", "g")}
-    return x | {k: torch.rand(n, h, w, generator=g, dtype=DOUBLE) for k in ("pixels_x", "pixels_y")}
+    x |= {k: torch.rand(n, h, w, generator=g, dtype=DOUBLE) for k in ("pixels_x", "pixels_y")}
+    deep = (n, 2 * c, s // 2 or s)  # more channels at fewer positions
+    return x | {k: torch.randn(deep, generator=g, dtype=DOUBLE) for k in ("f_deep", "g_deep")}
 
 
 def gram(features) -> Tensor:
@@ -36,13 +38,15 @@ def gram(features) -> Tensor:
     return torch.stack(rows) / (c * s)
 
 
-def content(x):
-    return F.mse_loss(x["f"], x["g"]) if x["f"].numel() else x["f"].sum()
+def content(x, layer=""):
+    f, g = x[f"f{layer}"], x[f"g{layer}"]
+    return F.mse_loss(f, g) if f.numel() else f.sum()
 
 
-def style(x):
-    values = [((gram(f) - gram(g)) ** 2).sum() for f, g in zip(x["f"], x["g"], strict=True)]
-    return torch.stack(values).mean() if values and x["f"].numel() else 0 * x["f"].sum()
+def style(x, layer=""):
+    f, g = x[f"f{layer}"], x[f"g{layer}"]
+    values = [((gram(a) - gram(b)) ** 2).sum() for a, b in zip(f, g, strict=True)]
+    return torch.stack(values).mean() if values and f.numel() else 0 * f.sum()
 
 
 def total_variation(x):
@@ -56,6 +60,8 @@ SECOND_WAYS = {
     "perceptual": content,
     "style": style,
     "content_style": lambda x: content(x) + style(x),
+    "perceptual_layers": lambda x: content(x) + content(x, "_deep"),
+    "style_layers": lambda x: style(x) + style(x, "_deep"),
     "total_variation": total_variation,
 }
 
@@ -129,12 +135,33 @@ def test_content_and_style_of_one_weight_are_one_of_them(perceptual, content_wei
     perceptual.same("content_style", pictures(seed=3), alone, **weights)
 
 
-@pytest.mark.parametrize("name", ["perceptual", "style", "content_style"])
+@pytest.mark.parametrize(
+    ("name", "near", "one"), [("perceptual_layers", 3, "perceptual"), ("style_layers", 7, "style")]
+)
+def test_a_layer_of_weight_zero_is_not_looked_at(perceptual, name, near, one):
+    x = pictures(seed=8)
+    perceptual.same(name, x, one, factor=near, near_weight=float(near), deep_weight=0.0)
+    assert not perceptual.gradient(name, x, "f_deep", deep_weight=0.0).any()
+    swapped = {**x, "f": x["f_deep"], "g": x["g_deep"]}
+    deep = perceptual.value(name, x, near_weight=0.0, deep_weight=float(near))
+    torch.testing.assert_close(deep, near * perceptual.value(one, swapped))
+
+
+@pytest.mark.parametrize(
+    "name", ["perceptual", "style", "content_style", "perceptual_layers", "style_layers"]
+)
 def test_the_target_itself_costs_nothing(perceptual, name):
     x = pictures(seed=4)
-    x["f"] = x["g"].clone()
+    x |= {"f": x["g"].clone(), "f_deep": x["g_deep"].clone()}
     assert perceptual.value(name, x) == 0
     assert not perceptual.gradient(name, x).any()
+
+
+def test_a_loss_of_one_layer_asks_for_no_other(perceptual):
+    x = pictures(seed=9)
+    one = {k: v for k, v in x.items() if "deep" not in k}
+    for name in ("perceptual", "style", "content_style", "total_variation"):
+        assert perceptual.value(name, one) == perceptual.value(name, x)
 
 
 def test_style_does_not_ask_where_and_content_does(perceptual):
