@@ -3,16 +3,17 @@
 A chunk of losses is one job, and its composition does not depend on the number of workers, so that a search
 gives the same results on any pool and after any restart. Answers that arrive together are stored in one
 transaction, and workers begin while later jobs are still being written, so that one driver keeps a thousand
-workers busy. A job that kills or hangs its worker is split until the culprit is alone; it gets one more try
-and is then recorded as poison.
+workers busy. Where time is the budget, a job holds some seconds of work at most, so that slow trainings keep
+all workers busy too. A job that kills or hangs its worker is split until the culprit is alone; it gets one
+more try and is then recorded as poison.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from statistics import median_low
 from typing import Any
 
 from losssearch.execution.plan import Run, RunResult
@@ -51,6 +52,7 @@ class Contender:
 
 
 Results = dict[tuple[str, Run], RunResult]
+_Kind = tuple[str, int | None]  # condition and epochs: what the cost of a training hangs on
 
 
 @dataclass
@@ -70,8 +72,10 @@ class Evaluator:
         proxy_name: How a worker finds the proxy.
         deadline_s: Seconds that one training may take.
         runs_a_job: About how many trainings make one job.
+        job_s: About how many seconds one job takes at most; None is as long as `runs_a_job` trainings take.
         watch: Called as answers arrive, with the number of trainings done.
         trained: Trainings done so far by this object, reused ones not counted.
+        costs: Seconds that a worker takes for a training, by condition and epochs; of those looked at last.
     """
 
     store: Store
@@ -81,9 +85,10 @@ class Evaluator:
     proxy_name: str
     deadline_s: float = DEADLINE_S
     runs_a_job: int = RUNS_A_JOB
+    job_s: float | None = None
     watch: Callable[[int], None] = lambda trained: None
     trained: int = 0
-    seconds: float = 0.0
+    costs: dict[_Kind, float] = field(default_factory=dict)
     _number: int = field(default=0, repr=False)
     _space: str = field(init=False, repr=False)
 
@@ -92,20 +97,51 @@ class Evaluator:
 
     def evaluate(self, contenders: Sequence[Contender]) -> list[list[RunResult]]:
         """The results of every contender's runs, in their order. Rows of unknown losses are added."""
+        if self.job_s is not None and not self.costs and len(contenders) > 1:
+            # Nobody knows yet how much a job may hold: the first loss tells it.
+            return self.evaluate(contenders[:1]) + self.evaluate(contenders[1:])
         results: Results = {}
         waiting: dict[str, _Job] = {}
         protocol = self.proxy.protocol.hash
-        chunks = _chunks(contenders, self.runs_a_job)
+        chunks = self._chunks(contenders)
         for start in range(0, len(chunks), JOBS_AT_ONCE):
             for job in self._missing(chunks[start : start + JOBS_AT_ONCE], results, protocol):
                 self._submit(job, waiting)
             if len(waiting) >= JOBS_AT_ONCE:
                 self._collect(waiting, results, protocol, timeout_s=0.0)
-        began = time.perf_counter()
         while waiting:
             self._collect(waiting, results, protocol, timeout_s=1.0)
-        self.seconds += time.perf_counter() - began
+        self._learn_costs(results)
         return [[results[c.key, run] for run in c.runs] for c in contenders]
+
+    def price(self, runs: Sequence[Run]) -> float:
+        """About how many seconds all workers together take; an unknown kind counts as the dearest."""
+        return max(sum(map(self._cost, runs)) / self.pool.size, 1e-9)
+
+    def _cost(self, run: Run) -> float:
+        return self.costs.get(_kind(run), max(self.costs.values(), default=0.0))
+
+    def _learn_costs(self, results: Results) -> None:
+        seconds: dict[_Kind, list[float]] = {}
+        for (_, run), result in results.items():
+            if result.outcome is Outcome.SCORED or not self.costs:
+                seconds.setdefault(_kind(run), []).append(result.seconds)
+        # Not the means: a worker's first training is slow where it compiles.
+        self.costs |= {kind: median_low(found) for kind, found in seconds.items()}
+
+    def _chunks(self, contenders: Sequence[Contender]) -> list[list[Contender]]:
+        """What makes one job each; where jobs are short, the runs of one loss are dealt to several."""
+        most = self.runs_a_job
+        if self.job_s is not None:
+            dearest = max((self._cost(run) for c in contenders for run in c.runs), default=0.0)
+            most = max(1, min(most, int(self.job_s / max(dearest, 1e-9))))
+        if most < self.runs_a_job:
+            contenders = [
+                replace(c, runs=c.runs[start : start + most])
+                for c in contenders
+                for start in range(0, len(c.runs), most)
+            ]
+        return _chunks(contenders, most)
 
     def _missing(
         self, chunks: Sequence[Sequence[Contender]], results: Results, protocol: str
@@ -225,6 +261,10 @@ def _chunks(contenders: Sequence[Contender], runs_a_job: int) -> list[list[Conte
         chunks[-1].append(contender)
         room -= len(contender.runs)
     return chunks
+
+
+def _kind(run: Run) -> _Kind:
+    return run.condition, run.epochs
 
 
 @lru_cache(maxsize=4096)

@@ -2,21 +2,24 @@
 
 The best are trained on fresh splits, half of them under a second condition, and again with tuned constants
 and without parts that do not matter; of those tied with the best the simplest stands for the search. All of
-it is one transaction. Where time is the budget, a share of it is kept for this.
+it is one transaction.
+
+Where time is the budget, a share of it is kept for this, and all is cut to what it pays. Where it cannot pay
+even a few finalists, those are judged that stand on the highest rung, by what is known of them.
 """
 
 from __future__ import annotations
 
 import math
-import time as clock
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from losssearch.ablation import slimmed
 from losssearch.controllers.base import Proposal
+from losssearch.execution.plan import Run
 from losssearch.language.canonical import candidate_key, structure_key
 from losssearch.ledger import Entry
-from losssearch.pareto import POOL, point, undominated
+from losssearch.pareto import FINAL_RUNG, POOL, point, undominated
 from losssearch.screening.fingerprint import VARIANT
 from losssearch.screening.pipeline import Verdict
 from losssearch.screening.scale import gradient_scale
@@ -26,6 +29,7 @@ from losssearch.store.rows import ScoreUpdate
 from losssearch.tuning import BATCH, SEARCH_SPLITS, Tuned, try_settings
 
 FINALISTS = 24
+LEAST = 3  # finalists that make finals worth their cost
 FINALISTS_SHARE = 0.45  # of the finals' time is for the finalists, the rest for tuning and ablation
 TUNED = 4  # finalists whose constants are tuned
 SETTINGS = 24  # tried for each
@@ -37,38 +41,50 @@ def hold_finals(state: Session) -> None:
 
     All of it is one transaction; finals that were held since the last round are not held again.
     """
-    held = [event.payload for event in state.store.events(state.row.name) if event.kind == "finals"]
-    if held and held[-1]["proposals"] == state.row.proposals:
+    before = state.store.finals(state.row.name)
+    if before.get("proposals") == state.row.proposals:
         return
     state.phase = "finals"
-    finalists = state.ledger.diverse(_finalists(state), rung=1) or state.ledger.best(1)
-    if state.controller.objectives > 1:
-        finalists += _front(state, {e.key for e in finalists})
-    state.train([(finalists, 2)])
+    finalists, rung = _finalists(state)
+    state.train([(finalists, rung)])
     state.phase = "tuning"
-    tuned = _tune(state, sorted(finalists, key=lambda e: e.order)[:TUNED])
-    state.train([([entry for _, entry in tuned], 2)])
+    tuned = _tune(state, sorted(finalists, key=lambda e: e.order), rung)
+    state.train([([entry for _, entry in tuned], rung)])
     everyone = [*finalists, *(entry for _, entry in tuned)]
     state.phase = "ablation"
-    slim, known = _slim(state, everyone, len(tuned))
+    slim, known = _slim(state, everyone, len(tuned), rung)
     shed = [*(entry for _, entry in slim), *known]
-    state.train([(shed, 2)])
+    state.train([(shed, rung)])
     everyone += shed
     chosen = choose(
         {e.key: e.score for e in everyone if e.score is not None and not e.variant},
         {e.key: e.size for e in everyone},
     )
-    updates = [replace(e.update(), rung=CHOSEN if e.key == chosen else 2) for e in everyone]
+    updates = [replace(e.update(), rung=CHOSEN if e.key == chosen else rung) for e in everyone]
     kept = {e.number for e in everyone}
     updates += [
-        ScoreUpdate(p.number, p.outcome, 2, p.score, p.metrics, p.detail)
+        ScoreUpdate(p.number, p.outcome, before.get("rung", FINAL_RUNG), p.score, p.metrics, p.detail)
         for p in (ranked.proposal for ranked in state.store.leaderboard(state.row.name, limit=5))
         if p.rung == CHOSEN and p.number not in kept
     ]
-    notes = {"finalists": len(everyone), "chosen": chosen, "guard": state.guard}
+    notes = {"finalists": len(everyone), "chosen": chosen, "guard": state.guard, "rung": rung}
     _close(state, [*tuned, *slim], updates, notes)
     if state.mirror is not None:
         state.mirror.rebuild()
+
+
+def _finalists(state: Session) -> tuple[list[Entry], int]:
+    """Who is judged, and on which rung."""
+    best = state.ledger.diverse(FINALISTS, rung=1) or state.ledger.best(1)
+    if state.controller.objectives > 1:
+        best += _front(state, {e.key for e in best})
+    new = [e for e in best if e.rung < FINAL_RUNG]
+    paid = state.left() * FINALISTS_SHARE / state.price(FINAL_RUNG)
+    if paid >= min(LEAST, len(new)):
+        unpaid = {e.key for e in new[int(min(paid, len(new))) :]}
+        return [e for e in best if e.key not in unpaid], FINAL_RUNG
+    rung = max(e.rung for e in state.ledger if math.isfinite(e.value))
+    return state.ledger.diverse(FINALISTS, rung), rung
 
 
 def _front(state: Session, known: Collection[str]) -> list[Entry]:
@@ -79,12 +95,21 @@ def _front(state: Session, known: Collection[str]) -> list[Entry]:
     return fresh[: FINALISTS // 2]
 
 
-def _tune(state: Session, entries: Sequence[Entry]) -> list[tuple[Proposal, Entry]]:
-    """The entries again, as new candidates with tuned constants; what tuning left alone is left out."""
+def _tune(state: Session, entries: Sequence[Entry], rung: int) -> list[tuple[Proposal, Entry]]:
+    """The entries again, as new candidates with tuned constants; what tuning left alone is left out.
+
+    Where time is short, fewer losses are tuned, and a single one by fewer settings.
+    """
+    judged, left, batches = state.price(rung), state.left(), SETTINGS // BATCH
+    tried = BATCH * state.evaluator.price([Run(0, split, 1.0) for split in SEARCH_SPLITS])
+    entries = entries[: int(max(1, min(TUNED, left / (batches * tried + judged))))]
+    batches = int(min(batches, (left / max(1, len(entries)) - judged) / tried))
+    if batches < 1:
+        return []
     tunable = [(e, p) for e in entries if (p := state.ledger.program(e)).constants]
     programs = [program for _, program in tunable]
     losses = Tuned.all_of(programs, state.proxy, state.space, state.spec.tuner)
-    for _ in range(SETTINGS // BATCH):
+    for _ in range(batches):
         try_settings(losses, BATCH, state.evaluator, SEARCH_SPLITS)
     found: list[tuple[Proposal, Entry]] = []
     for (parent, _), loss in zip(tunable, losses, strict=True):
@@ -102,7 +127,7 @@ def _tune(state: Session, entries: Sequence[Entry]) -> list[tuple[Proposal, Entr
 
 
 def _slim(
-    state: Session, entries: Sequence[Entry], taken: int
+    state: Session, entries: Sequence[Entry], taken: int, rung: int
 ) -> tuple[list[tuple[Proposal, Entry]], list[Entry]]:
     """The best again without parts that do not matter, on splits that they were not picked on.
 
@@ -111,6 +136,7 @@ def _slim(
     Args:
         entries: Who stands in the finals.
         taken: New proposals of these finals so far.
+        rung: On which they are judged; half of the time left is kept for it.
 
     Returns:
         New candidates, and entries outside the finals that the best boil down to.
@@ -119,13 +145,17 @@ def _slim(
     for entry in sorted(entries, key=lambda e: e.order):
         if not entry.variant and math.isfinite(entry.value):
             best.setdefault(structure_key(state.ledger.program(entry)), entry)
-    parents = list(best.values())[:SLIMMED]
-    most = min(_affordable(state) / 2, FINALISTS * len(state.proxy.runs(2, [0])))
+    half = state.left() / 2
+    judged = half / state.price(rung)
+    parents = list(best.values())[:SLIMMED] if judged >= 1 else []
+    trained = half / state.evaluator.price(state.proxy.runs(1, [0])[:1])
+    most = min(trained, FINALISTS * len(state.proxy.runs(FINAL_RUNG, [0])))
     made = [
         (program, parent.key)
         for parent in parents
         for program in slimmed(state.ledger.program(parent), state.evaluator, most / len(parents))
     ]
+    made = made[: int(min(judged, len(made)))]
     proposals: list[Proposal] = []
     verdicts: list[Verdict] = []
     known: dict[str, Entry] = {}
@@ -155,19 +185,3 @@ def _close(
         for proposal, entry in tuned
     ]
     state.commit(rows, {}, updates, [("finals", {**notes, "proposals": state.row.proposals + len(rows)})])
-
-
-def _finalists(state: Session) -> int:
-    """As many as the time left can train; all of them when the budget is a number of candidates."""
-    if state.seconds is None or state.evaluator.trained < 100:
-        return FINALISTS
-    affordable = _affordable(state) * FINALISTS_SHARE / len(state.proxy.runs(2, [0]))
-    return max(5, min(FINALISTS, int(affordable)))
-
-
-def _affordable(state: Session) -> float:
-    """Trainings that the time left has room for; no end of them when candidates are the budget."""
-    if state.seconds is None:
-        return math.inf
-    left = state.seconds - state.spent - (clock.perf_counter() - state.began)
-    return max(0.0, left) * state.evaluator.trained / max(state.evaluator.seconds, 1e-9)

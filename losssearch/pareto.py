@@ -48,9 +48,9 @@ def front_of(store: Reader, name: str) -> list[Discovered]:
     rows = store.leaderboard(name, limit=POOL)
     if not rows:
         return []
-    finals = [event.payload for event in store.events(name) if event.kind == "finals"]
-    guard = finals[-1].get("guard") if finals else None
-    rung = min(rows[0].proposal.rung, FINAL_RUNG)
+    held = store.finals(name)
+    guard = held.get("guard")
+    rung = min(rows[0].proposal.rung, held.get("rung", FINAL_RUNG))
     peers = [row for row in rows if row.proposal.rung >= rung]
     chosen = [peers[i] for i in undominated([point(row, guard) for row in peers])]
     space = load_space(store.search(name).space)

@@ -23,7 +23,7 @@ from losssearch.errors import UsageError
 from losssearch.finals import hold_finals
 from losssearch.pools.worker import INSIDE
 from losssearch.result import SearchResult
-from losssearch.session import PROMOTED, Session, Spec, Watch
+from losssearch.session import Session, Spec, Watch
 
 
 class Search(Spec):
@@ -58,7 +58,8 @@ class Search(Spec):
         """Search until the budget is spent; what earlier runs of this name spent counts.
 
         Args:
-            time: Seconds, or text such as "3m".
+            time: Seconds, or text such as "3m". Rounds and finals are as large as it pays, by what a training
+                was measured to cost; the start losses are trained in any case.
             candidates: Proposals. With this budget the result depends on the seed alone, not on the machine's
                 speed.
             watch: Called as the search goes on.
@@ -86,7 +87,7 @@ class Search(Spec):
                 if not proposals:
                     break
                 verdicts = state.screen(proposals)
-                promoted = state.ledger.to_promote(0, PROMOTED)
+                promoted = state.due()
                 fresh = state.admit(proposals, verdicts)
                 state.train([(promoted, 1), (fresh, 0)])
                 state.close_round(proposals, verdicts, promoted)

@@ -6,6 +6,7 @@ leaves from here in one transaction. The finals are in `finals.py`.
 
 from __future__ import annotations
 
+import math
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,7 +22,7 @@ from losssearch.language.program import Program
 from losssearch.language.tidy import tidied
 from losssearch.ledger import CREDITED, Entry, Ledger
 from losssearch.outcomes import Outcome
-from losssearch.pareto import front_of
+from losssearch.pareto import FINAL_RUNG, front_of
 from losssearch.pools.base import Pool
 from losssearch.pools.open import open_pool
 from losssearch.proxies.base import Proxy
@@ -42,6 +43,8 @@ ROUND = 96  # proposals a round
 PAGE = 2000  # proposals that are read at once on resume
 PROMOTED = 0.1  # share of the trained that is trained again on more splits
 FINALS_SHARE = 0.15  # of a time budget is kept for the finals
+ROUND_SHARE = 0.5  # of the time left before them is the most that a round may take
+JOB_S = 4.0  # of work in one job, where time is the budget
 LEADERS = 24  # of a result
 CHOSEN = 3  # the rung of the loss that stands for the search
 
@@ -140,6 +143,7 @@ class Session:
         )
         stack.callback(store.close_search, row)
         evaluator = Evaluator(store, pool, space, proxy, place_of(spec.proxy), spec.deadline_s)
+        evaluator.job_s = None if seconds is None else JOB_S
         mirror = Mirror(store, row) if spec.mirror else None
         state = cls(
             spec, space, proxy, store, row, controller, Screens.of(space), evaluator,
@@ -181,13 +185,15 @@ class Session:
             return
         self.controller.restore(self.row.state)
         self.spent = sum(done.seconds for done in self.store.rounds(self.row.name))
+        final = self.store.finals(self.row.name).get("rung", FINAL_RUNG)
         for start in range(0, self.row.proposals, PAGE):
             rows = self.store.proposals(self.row.name, start, limit=PAGE)
             known = self.store.candidates(r.candidate_key for r in rows if r.outcome in TRAINED)
             for row in rows:
-                self._take_up(row, known.get(row.candidate_key) if row.outcome in TRAINED else None)
+                rung = final if row.rung == CHOSEN else row.rung
+                self._take_up(row, rung, known.get(row.candidate_key) if row.outcome in TRAINED else None)
 
-    def _take_up(self, row: ProposalRow, candidate: CandidateRow | None) -> None:
+    def _take_up(self, row: ProposalRow, rung: int, candidate: CandidateRow | None) -> None:
         """Remember one proposal of an earlier run; `candidate` is given if it was trained."""
         if candidate is None or candidate.scale is None or row.same_as:
             self.screens.remember(row.candidate_key, None)
@@ -197,7 +203,7 @@ class Session:
         entry = Entry(row.number, row.candidate_key, program.size, candidate.scale, VARIANT in row.detail)
         self.ledger.add(entry, program)
         score = Score(row.score, outcome=Outcome[row.outcome], detail=row.detail)
-        self.ledger.take(entry, score, min(row.rung, CHOSEN - 1))
+        self.ledger.take(entry, score, rung)
         self.ledger.settle()
 
     def read(self, number: int) -> Program:
@@ -208,11 +214,33 @@ class Session:
     # The steps of a round.
 
     def room(self) -> int:
-        """How many proposals the budget still allows in the next round."""
+        """How many proposals the budget still allows in the next round; of seconds, if all pass the screens.
+
+        However little time there is, the start losses are trained.
+        """
         if self.candidates is not None:
             return max(0, min(ROUND, self.candidates - self.row.proposals))
-        used = self.spent + clock.perf_counter() - self.began
-        return ROUND if used < (self.seconds or 0) * (1 - FINALS_SHARE) else 0
+        fit = (self.left(FINALS_SHARE) * ROUND_SHARE - len(self.due()) * self.price(1)) / self.price(0)
+        start = len(self.controller.start) if self.row.rounds == 0 else 0
+        return int(min(ROUND, max(start, fit)))
+
+    def due(self) -> list[Entry]:
+        """Who is trained on more splits in the next round; it takes half of what the round may at most."""
+        due, most = self.ledger.to_promote(0, PROMOTED), self.left(FINALS_SHARE) * ROUND_SHARE / 2
+        return due[: int(min(most / self.price(1), len(due)))]
+
+    def price(self, rung: int) -> float:
+        """Seconds that one loss costs on a rung, as far as is known."""
+        return self.evaluator.price(self.proxy.runs(rung, [0]))
+
+    def left(self, kept: float = 0.0) -> float:
+        """Seconds left, but for a share of the budget that is kept; endless where it is proposals."""
+        return math.inf if self.seconds is None else max(0.0, self.seconds * (1 - kept) - self.used)
+
+    @property
+    def used(self) -> float:
+        """Seconds, those of earlier runs too."""
+        return self.spent + clock.perf_counter() - self.began
 
     def screen(self, proposals: Sequence[Proposal]) -> list[Verdict]:
         """Send a round through the screens; what was not written by a person is tidied first."""
@@ -334,12 +362,11 @@ class Session:
 
     def show(self) -> None:
         leader = self.ledger.leader()
-        used = self.spent + clock.perf_counter() - self.began
         self.watch(
             Progress(
                 self.phase,
-                used,
-                None if self.seconds is None else max(0.0, self.seconds - used),
+                self.used,
+                None if self.seconds is None else self.left(),
                 self.row.proposals + self._screened,
                 dict(self.rejected),
                 self.ledger.trained,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -218,6 +218,11 @@ class Reader(Database):
             search_id = self._id(connection, name)
             rows = connection.execute(query.where(EVENT.c.search_id == search_id)).all()
         return [EventRow(*row) for row in rows]
+
+    def finals(self, name: str) -> Mapping[str, Any]:
+        """What the last finals of a search noted, such as the `rung` that judged them; empty before any."""
+        held = [event.payload for event in self.events(name) if event.kind == "finals"]
+        return held[-1] if held else {}
 
     def audits(self, name: str) -> list[AuditRow]:
         """Audits, oldest first."""

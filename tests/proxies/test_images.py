@@ -317,7 +317,7 @@ def test_the_example_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     example = HOUSE / "examples" / "image_folder.py"
     runpy.run_path(str(example))["write"](every=12)
-    for name, value in {"FINALISTS": 1, "TUNED": 0, "SLIMMED": 0}.items():
+    for name, value in {"FINALISTS": 1, "SETTINGS": 0, "SLIMMED": 0}.items():
         monkeypatch.setattr(f"losssearch.finals.{name}", value)
     search = ls.Search(
         "multiclass", f"{example}:digits", "random", ["cross_entropy", "gce"],
