@@ -41,6 +41,26 @@ def test_each_part_is_dropped_in_turn(body: str, left: list[str]) -> None:
     assert found == {candidate_key(program(text, c=0.5)) for text in left}
 
 
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        ("-c*cos(r)", ["-cos(r)", "-c*r"]),
+        ("(-c)*cos(r)", ["-cos(r)", "-c*r"]),
+        ("cos(r)*-0.5", ["-cos(r)", "-0.5*r"]),
+        ("below*cos(r)", ["-cos(r)", "below*r"]),
+        ("-below*cos(r)", ["cos(r)", "-below*r"]),
+        ("cos(r)/-c", ["-cos(r)", "r/-c"]),
+        ("(-tanh(r))*cos(r)", ["-cos(r)", "-tanh(r)", "-(r*cos(r))", "-tanh(r)*r"]),
+        ("abs(r) - c*cos(r)", ["abs(r)", "-c*cos(r)", "abs(r) - cos(r)", "r - c*cos(r)", "abs(r) - c*r"]),
+        ("abs(r) + -c*cos(r)", ["abs(r)", "-c*cos(r)", "abs(r) - cos(r)", "r - c*cos(r)", "abs(r) - c*r"]),
+    ],
+)
+def test_a_minus_sign_outlives_the_factor_that_holds_it(body: str, left: list[str]) -> None:
+    constants = {"c": 0.5, "below": -2.0}
+    found = {candidate_key(drop.program) for drop in drops(program(body, **constants))}
+    assert found == {candidate_key(program(text, **constants)) for text in left}
+
+
 def test_a_weighted_mean_may_lose_its_weight() -> None:
     found = drops(program("mean(square(score - rel), 's', valid)", "ranking"))
     plain = candidate_key(program("mean(square(score - rel), 's')", "ranking"))
