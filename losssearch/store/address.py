@@ -30,7 +30,7 @@ CACHE_KB = 32_000
 
 
 def parse(text: str) -> URL:
-    """The URL that a person meant; a text without `://` is the path of a SQLite file.
+    """The URL that a person meant; a text without `://` is the path of a SQLite file: `x.db`, `./x`.
 
     Raises:
         StoreError: Not a URL, or neither SQLite nor PostgreSQL.
@@ -42,6 +42,8 @@ def parse(text: str) -> URL:
     if "://" not in text:
         if text.startswith(("sqlite:", "postgres")):
             raise StoreError(f"{text!r} is not a database URL. {FORMS}.")
+        if "/" not in text and not Path(text).suffix:  # more likely a slip than a file without a suffix
+            raise StoreError(f"{text!r} is no database URL. Write sqlite:///{text}.db for a file.")
         return URL.create("sqlite", database=text)
     if text.startswith("sqlite:///"):  # a path may hold any character, also ? and %
         if text.startswith("sqlite:///file:"):

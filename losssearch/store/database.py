@@ -31,7 +31,8 @@ class Database:
         """Open a store; make it, or bring it up to date, where needed.
 
         Args:
-            url: `sqlite:///demo.db`, `postgresql://user@host/name`, or simply the path of a file.
+            url: `sqlite:///demo.db`, `postgresql://user@host/name`, or the path of a file, with a slash
+                or a suffix.
             read_only: Never write, migrate or lock. The store must exist.
             create: Make the store where there is none; False raises StoreError then.
             timeout_s: How long to wait for another program's lock, in seconds, `>= 0`.

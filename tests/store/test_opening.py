@@ -37,6 +37,8 @@ class TestAddresses:
         [
             ("", "The address of the store is empty"),
             ("   ", "is empty"),
+            ("foo", "'foo' is no database URL. Write sqlite:///foo.db"),
+            (".", "Write sqlite:///"),
             ("sqlite:/x.db", "is not a database URL. Write sqlite:///FILE"),
             ("sqlite://host/x.db", "Write sqlite:///FILE with three slashes"),
             ("sqlite:///file:x.db?mode=ro&uri=true", "file: addresses are not read"),
@@ -52,6 +54,13 @@ class TestAddresses:
         message = refusal(url)
         assert told in message
         assert "secret" not in message
+
+    def test_a_bare_word_makes_no_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        refusal("foo")
+        assert not list(tmp_path.iterdir())
+        for path in ("foo.db", "./foo", "sqlite:///foo"):
+            Store.open(path).close()
 
     def test_a_password_is_never_shown(self) -> None:
         url = address.parse("postgres://me:p%40ss@h/d?sslpassword=pa2&host=/tmp")
