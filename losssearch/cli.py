@@ -111,7 +111,10 @@ def leaderboard(
     ] = False,
     json: Json = False,
 ) -> None:
-    """The best losses of a search."""
+    """The best losses of a search. Each rung has splits of its own: compare scores within a rung only.
+
+    In JSON, rows of the same "splits_of" compare; "rung" is 3 for the loss that was chosen.
+    """
     _leaderboard(name, storage, limit, json, pareto)
 
 

@@ -11,11 +11,13 @@ from losssearch.errors import UsageError
 from losssearch.insight.lookup import find_loss
 from losssearch.language.facts import Fact, Facts
 from losssearch.language.formula import format_number
-from losssearch.pareto import front_of
+from losssearch.pareto import FINAL_RUNG, front_of
 from losssearch.result import Discovered
 from losssearch.spaces import load_space
 from losssearch.store.store import Store
 from losssearch.terminal import number, out, print_table
+
+CHOSEN = 3  # the rung of the loss that stands for a search
 
 if TYPE_CHECKING:
     from losssearch.ablation import Ablation
@@ -46,7 +48,11 @@ def print_ablation(found: Ablation) -> None:
 
 
 def leaderboard_rows(name: str, storage: str, limit: int, pareto: bool = False) -> list[dict[str, Any]]:
-    """The best losses of a search, best first; or those that none beats in score, guard and size."""
+    """The best losses of a search, best first; or those that none beats in score, guard and size.
+
+    Each rung has splits of its own, so only scores of the same `splits_of` compare. Rung 3 is the chosen loss;
+    its score stands on the splits of the rung that judged the finals.
+    """
     with Store.open(storage, read_only=True) as store:
         search = store.search(name)
         space = load_space(search.space)
@@ -54,12 +60,14 @@ def leaderboard_rows(name: str, storage: str, limit: int, pareto: bool = False) 
             found = front_of(store, name)[:limit]
         else:
             found = [Discovered.of_row(ranked, space, name) for ranked in store.leaderboard(name, limit)]
+        final = store.finals(name).get("rung", FINAL_RUNG)
         names = {loss.candidate.text: loss.name for loss in space.losses.values()}
     return [
         {
             "loss": d.reference,
             "score": d.score,
-            "rung": d.proposal.rung if d.proposal else 0,
+            "rung": (rung := d.proposal.rung if d.proposal else 0),
+            "splits_of": final if rung == CHOSEN else rung,
             "size": d.program.size,
             "formula": d.formula,
             "constants": d.program.constant_values,
@@ -82,7 +90,7 @@ def print_leaderboard(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
             [
                 str(row["loss"]),
                 number(row["score"]),
-                "chosen" if row["rung"] == 3 else str(row["rung"]),
+                f"{row['splits_of']}, chosen" if row["rung"] == CHOSEN else str(row["rung"]),
                 str(row["size"]),
                 _with_constants(str(row["formula"]), row["constants"])
                 + (f"   ({row['known_as']})" if row["known_as"] else ""),
@@ -91,6 +99,8 @@ def print_leaderboard(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         ],
         title=f"Search {name}: validation error, lower is better",
     )
+    if len({row["splits_of"] for row in rows}) > 1:
+        out.print("Compare scores within a rung only: each rung has splits of its own.", markup=False)
 
 
 def describe(insight: Insight, storage: str) -> dict[str, Any]:

@@ -121,6 +121,19 @@ def test_the_printed_tables_hold_whole_formulas(tell) -> None:
     assert "finished" in tell("searches")
 
 
+def test_the_leaderboard_says_which_scores_compare(folder: Path, tell) -> None:
+    board = json.loads(tell("leaderboard", "demo", "--limit", "100", "--json"))
+    with Store.open(f"sqlite:///{folder}/losses.db", read_only=True) as store:
+        rows = {f"demo/{i + 1}": r.proposal for i, r in enumerate(store.leaderboard("demo", limit=100))}
+    for row in board:
+        assert row["splits_of"] == (2 if row["rung"] == 3 else row["rung"]) <= 2
+        assert row["rung"] == rows[row["loss"]].rung
+    assert {row["splits_of"] for row in board} == {0, 2}
+    note = "Compare scores within a rung only"
+    assert note in tell("leaderboard", "demo", "--limit", "100")
+    assert note not in tell("leaderboard", "demo", "--limit", "2")  # both of the finals
+
+
 def test_an_audit_prints_its_table_and_its_verdict(tell) -> None:
     words = ["audit", "demo", "--splits", "2", "--settings", "1", "--workers", "inline", "--quiet"]
     report = json.loads(tell(*words, "--json"))
