@@ -50,8 +50,8 @@ def print_ablation(found: Ablation) -> None:
 def leaderboard_rows(name: str, storage: str, limit: int, pareto: bool = False) -> list[dict[str, Any]]:
     """The best losses of a search, best first; or those that none beats in score, guard and size.
 
-    Each rung has splits of its own, so only scores of the same `splits_of` compare. Rung 3 is the chosen loss;
-    its score stands on the splits of the rung that judged the finals.
+    Each rung has splits of its own, so only scores of the same `splits_of` compare. Rung 3 is the chosen
+    loss; its score stands on the splits of the rung that judged the finals.
     """
     with Store.open(storage, read_only=True) as store:
         search = store.search(name)
