@@ -1,9 +1,9 @@
 """How many losses are judged a second: all trained at once, or one after the other as one would write it?
 
 The task: random multiclass losses of about twenty nodes, each trained on digits with 40 % wrong labels: an
-MLP 64-64-10, 200 batches of 128, SGD with momentum, two splits and two learning rates a loss. One thread each,
-in turn (A B A B ...), medians and spread of the ratios. The peer is a plain PyTorch loop over the same module
-that a user gets from `module()`. Errors of both must agree: the same data, batches and initial weights.
+MLP 64-64-10, 200 batches of 128, SGD with momentum, two splits and two learning rates a loss. One thread
+each, in turn (A B A B ...), medians and spread of the ratios. The peer is a plain PyTorch loop over the same
+module that a user gets from `module()`. Errors of both must agree: the same data, batches and first weights.
 
     python -m benchmarks.population [losses] [pairs]
 """

@@ -61,7 +61,7 @@ def judge(name: str) -> Judge:
         for _ in range(EPOCHS):
             for rows in torch.randperm(len(x), generator=draw).split(BATCH):
                 optimiser.zero_grad()
-                F.cross_entropy(network(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
+                F.cross_entropy(network(x[rows]), y[rows]).backward()
                 optimiser.step()
     return network.eval().requires_grad_(False)
 
