@@ -3,7 +3,8 @@
 Each canonical program becomes a string of calls to fragments (`fragments.py`): its steps forwards, then the
 slopes backwards, reverse accumulation as in `losssearch.language.derivative`, but on levels instead of terms.
 The strings of all candidates are linked into one instruction table (`links.py`), which the kernel runs, a row
-a candidate and batch. Rows do not know each other, so a verdict does not depend on who is judged beside.
+a candidate and batch. Rows do not know each other, so a verdict does not depend on who is judged beside. A
+string is made once a candidate, and runs on batches of any size.
 
 A candidate of twenty nodes costs about 40 us to string, and 25 us to run on twelve batches of 12 x 5 numbers.
 """
@@ -22,7 +23,7 @@ from losssearch.execution.kernel.loops import DTYPES, Precision
 from losssearch.language.program import Program
 from losssearch.language.signature import Signature
 from losssearch.language.term import CONSTANT, INPUT, SIZE
-from losssearch.screening.fragments import CONSTANTS, INPUTS, REPEATED, RESULTS, Fragments
+from losssearch.screening.fragments import CONSTANTS, INPUTS, REPEATED, RESULTS, fragments_over
 from losssearch.screening.links import BY_BATCH, BY_CANDIDATE, BY_ROW, CALL, FIXED_ROW, Bound, link
 
 Floats = NDArray[np.floating]
@@ -30,6 +31,19 @@ Wholes = NDArray[np.int64]
 
 _PADDING = {1: (0, 0, 0, 0), 2: (0, 0, 0), 3: (0, 0)}
 _MOST = 400  # steps and slopes that a candidate may have here
+
+
+class String(NamedTuple):
+    """A candidate as calls of fragments.
+
+    Args:
+        calls: Fragment, x, y, z, value, slope, result; seven numbers a call. Result 0 is the value, the
+            others are the slopes in the signature's differentiable inputs.
+        numbers: Its constants and literals, in order of use.
+    """
+
+    calls: array[int]
+    numbers: list[float]
 
 
 class Found(NamedTuple):
@@ -45,24 +59,15 @@ class Bulk:
     Args:
         signature: Of the candidates.
         inputs: Name -> (batches, *sizes of the input's axes).
-        wrt: Inputs whose slopes are wanted.
-        valued: Whether values are wanted too.
 
     Attributes:
-        wrt: Those of them that the kernel can lay out.
+        wrt: The differentiable inputs that the kernel can lay out.
     """
 
-    def __init__(
-        self,
-        signature: Signature,
-        inputs: Mapping[str, NDArray[Any]],
-        wrt: Sequence[str],
-        *,
-        valued: bool = True,
-    ) -> None:
-        self.signature, self.valued = signature, valued
+    def __init__(self, signature: Signature, inputs: Mapping[str, NDArray[Any]]) -> None:
+        self.signature = signature
         self.layout, self.refusal = _layout(signature, inputs)
-        self.fragments = Fragments(self.layout)
+        self.fragments = fragments_over(self.layout.samples, self.layout.inner)
         self.batches = len(next(iter(inputs.values())))
         self._levels = {name: self._level_of(name) for name in signature.inputs}
         self._names = [name for name in inputs if self._levels[name] is not None]
@@ -70,7 +75,7 @@ class Bulk:
         self._inputs = inputs
         self._arrays: dict[Precision, list[Floats]] = {}
         self._tables: dict[Precision, Wholes] = {}
-        self.wrt = tuple(name for name in wrt if self._levels[name] is not None)
+        self.wrt = tuple(name for name in signature.differentiable if self._levels[name] is not None)
 
     def _level_of(self, name: str) -> int | None:
         try:
@@ -105,24 +110,25 @@ class Bulk:
 
     # Strings.
 
-    def string(self, program: Program) -> array[int]:
-        """Calls of fragments: fragment, x, y, z, value, slope, result; seven numbers a call.
+    def string(self, program: Program) -> String:
+        """The calls for the value of a canonical program and its slopes; for every `Bulk` of its signature.
 
         Raises:
             Refused: The kernel cannot run it.
         """
         if self.refusal:
             raise Refused(self.refusal)
-        calls = array("q")
+        calls: list[int] = []
         fragments = self.fragments
         operand: list[int] = []
         level: list[int] = []
         reached: list[bool] = []  # by an input whose slope is wanted
-        constants = 0
+        constants = iter(program.constants)
+        numbers: list[float] = []
         for op, args, data, _, _ in program.instructions:
             if args:
                 fragment, found = fragments.forward(op, tuple([level[i] for i in args]), data)
-                calls.extend((fragment, *[operand[i] for i in args], *_PADDING[len(args)], len(operand)))
+                calls += (fragment, *[operand[i] for i in args], *_PADDING[len(args)], len(operand))
                 operand.append(len(operand))
                 level.append(found)
                 reached.append(True in [reached[i] for i in args])
@@ -134,23 +140,20 @@ class Bulk:
                 operand.append(self._place.get(cast(str, data), -1))
                 if operand[-1] < 0:
                     raise Refused(f"input {data!r} has axes that the kernel lacks")
-            elif op == CONSTANT:
-                operand.append(CONSTANTS + constants)
-                constants += 1
             elif op == SIZE:
                 if data not in self.layout.sizes:
                     raise Refused(f"the size of {data!r} is unknown to the kernel")
-                operand.append(fragments.literal(float(self.layout.sizes[cast(str, data)])))
+                operand.append(fragments.literal(cast(str, data)))
             else:
-                operand.append(fragments.literal(cast(float, data)))
+                operand.append(CONSTANTS + len(numbers))
+                numbers.append(next(constants).value if op == CONSTANT else cast(float, data))
         root = program.outputs[-1]
-        if self.valued:
-            self._put(calls, operand[root], level[root], NEITHER, 0)
+        self._put(calls, operand[root], level[root], NEITHER, 0)
         self._backwards(program, calls, operand, level, reached)
-        return calls
+        return String(array("q", calls), numbers)
 
     def _backwards(
-        self, program: Program, calls: array[int], operand: list[int], level: list[int], reached: list[bool]
+        self, program: Program, calls: list[int], operand: list[int], level: list[int], reached: list[bool]
     ) -> None:
         fragments = self.fragments
         root, free = program.outputs[-1], len(operand)
@@ -171,84 +174,91 @@ class Bulk:
                 if found is None:
                     continue
                 fragment, part = found
-                calls.extend((fragment, *places, operand[i], g, free))
+                calls += (fragment, *places, operand[i], g, free)
                 if j in slope:
                     before, before_level = slope[j]
                     fragment, part = fragments.forward("add", (before_level, part), None)
-                    calls.extend((fragment, before, free, 0, 0, 0, free + 1))
+                    calls += (fragment, before, free, 0, 0, 0, free + 1)
                     free += 1
                 slope[j] = (free, part)
                 free += 1
         if free > _MOST:
             raise Refused("it is too long")
-        for number, name in enumerate(self.wrt):
+        for number, name in enumerate(self.wrt, 1):
             found_at = (fragments.literal(0.0), REPEATED)
             for i, step in enumerate(program.instructions):
                 if step.op == INPUT and step.data == name:
                     found_at = slope.get(i, found_at)
-            self._put(calls, *found_at, self._result_level(name), number + self.valued)
+            self._put(calls, *found_at, self._result_level(name), number)
 
-    def _put(self, calls: array[int], place: int, level: int, wanted: int, number: int) -> None:
+    def _put(self, calls: list[int], place: int, level: int, wanted: int, number: int) -> None:
         fragment, _ = self.fragments.spread(level, wanted)
-        calls.extend((fragment, place, 0, 0, 0, 0, RESULTS + number))
+        calls += (fragment, place, 0, 0, 0, 0, RESULTS + number)
 
     # Runs.
 
     def run(
         self,
-        strings: Sequence[array[int]],
-        constants: Sequence[Sequence[float]],
+        strings: Sequence[String],
         precision: Precision,
         batches: Wholes | None = None,
+        *,
+        valued: bool = True,
+        wrt: Sequence[str] | None = None,
     ) -> Found:
         """Values and slopes of candidates on the batches.
 
         Args:
             strings: One a candidate.
-            constants: Their values, in order of use.
             precision: "single" or "double".
             batches: Which of the batches; None for all.
+            valued: Whether values are wanted.
+            wrt: Inputs whose slopes are wanted; None for all.
         """
         chosen = np.arange(self.batches) if batches is None else batches
-        bound = self.bind(strings, constants, precision, chosen)
+        names = self.wrt if wrt is None else wrt
+        bound = self.bind(strings, precision, chosen, valued=valued, wrt=names)
         bound.run()
         count = len(strings)
         shaped = [r.reshape(count, len(chosen), *r.shape[1:]) for r in bound.results]
-        values = shaped[0] if self.valued else np.zeros((count, 0), DTYPES[precision])
+        values = shaped[0] if valued else np.zeros((count, 0), DTYPES[precision])
         slopes = {
             name: found.swapaxes(2, 3) if found.ndim == 4 and self._swaps else found
-            for name, found in zip(self.wrt, shaped[self.valued :], strict=True)
+            for name, found in zip(names, shaped[valued:], strict=True)
         }
         return Found(values, slopes)
 
     def bind(
         self,
-        strings: Sequence[array[int]],
-        constants: Sequence[Sequence[float]],
+        strings: Sequence[String],
         precision: Precision,
         batches: Wholes,
+        *,
+        valued: bool,
+        wrt: Sequence[str],
         own: Mapping[str, Floats] | None = None,
     ) -> Bound:
-        """Candidates, constants and batches as one table, ready to run; a row each, batches run fastest.
+        """Candidates and batches as one table, ready to run; a row each, batches run fastest.
 
         Args:
-            strings, constants, precision, batches: As for `run`; a batch may be named twice.
+            strings, precision, batches, valued, wrt: As for `run`; a batch may be named twice.
             own: Inputs, laid out, that have a row for every row here, or one for all; they may be changed in
                 place between runs.
         """
-        calls = np.frombuffer(b"".join([s.tobytes() for s in strings]), np.int64).reshape(-1, CALL)
+        calls = np.frombuffer(b"".join([s.calls for s in strings]), np.int64).reshape(-1, CALL)
         starts = np.zeros(len(strings) + 1, np.int64)
-        np.cumsum([len(s) // CALL for s in strings], out=starts[1:])
-        table = self._tables.get(precision)
-        if table is None or len(table) != self.fragments.spans[-1][1]:
-            table = self._tables[precision] = np.array(self.fragments.table(precision), np.int64)
+        np.cumsum([len(s.calls) // CALL for s in strings], out=starts[1:])
         dtype, samples = np.dtype(DTYPES[precision]), self.layout.sizes[self.layout.samples]
-        pool = np.zeros((len(strings), max([len(c) for c in constants], default=0), samples), dtype)
-        for k, numbers in enumerate(constants):
-            pool[k, : len(numbers)] = np.array(numbers)[:, None]
-        literals = np.repeat(np.array(list(self.fragments.literals), dtype)[:, None], samples, axis=1)
-        shapes = [self._shape(level) for level in self._result_levels()]
-        results: list[Floats] = [np.zeros((len(strings) * len(batches), *shape), dtype) for shape in shapes]
+        pool = np.zeros((len(strings), max([len(s.numbers) for s in strings], default=0), samples), dtype)
+        for k, string in enumerate(strings):
+            pool[k, : len(string.numbers)] = np.array(string.numbers)[:, None]
+        literals = np.repeat(np.array(self.fragments.literals(self.layout), dtype)[:, None], samples, axis=1)
+        levels = [NEITHER] * valued + [self._result_level(name) for name in wrt]
+        results: list[Floats] = [
+            np.zeros((len(strings) * len(batches), *self._shape(level)), dtype) for level in levels
+        ]
+        places = np.full(1 + len(self.wrt), -1, np.int64)
+        places[[0] * valued + [1 + self.wrt.index(name) for name in wrt]] = np.arange(len(results))
         tile = self.layout.numbers(BOTH if self.layout.inner else SAMPLES) * dtype.itemsize
         kinds = [
             [(literal, FIXED_ROW) for literal in literals],
@@ -260,10 +270,15 @@ class Bulk:
             [(result, BY_ROW) for result in results],
         ]
         spans = np.array(self.fragments.spans, np.int64)
-        return Bound(*link(calls, starts, table, spans), kinds, batches, tile, results)
+        linked = link(calls, starts, self._table(precision), spans, places)
+        return Bound(*linked, kinds, batches, tile, results)
 
-    def _result_levels(self) -> list[int]:
-        return [NEITHER] * self.valued + [self._result_level(name) for name in self.wrt]
+    def _table(self, precision: Precision) -> Wholes:
+        """The rows of all fragments, as far as there are some by now."""
+        known = [self._tables[precision]] if precision in self._tables else []
+        if more := self.fragments.table(self.layout, precision, sum(len(rows) for rows in known)):
+            self._tables[precision] = np.concatenate([*known, np.array(more, np.int64)])
+        return self._tables[precision]
 
     def _result_level(self, name: str) -> int:
         return (self._levels[name] or 0) & ~REPEATED

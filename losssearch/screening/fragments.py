@@ -3,19 +3,20 @@
 A gradient is made of few patterns: an operation, the levels of its arguments (see the kernel's `assembly`),
 and the level of the slope that comes back. For each pattern the row's formula is broken down once, into a
 fragment of loops over numbered operands; to differentiate a candidate is then to string fragments together
-(`bulk.py`), without any formula being walked.
+(`bulk.py`), without any formula being walked. How long the axes are is asked last, when a table is made: one
+string of fragments serves batches of every size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 from losssearch.execution.kernel.assembly import NEITHER, SAMPLES, Assembler, Layout, Refused, Step
 from losssearch.execution.kernel.loops import Precision, address
 from losssearch.language.formula import parse_term
 from losssearch.language.primitives import PRIMITIVES, Form
-from losssearch.language.term import INPUT, LITERAL, NAME, Term
+from losssearch.language.term import INPUT, LITERAL, NAME, SIZE, Term
 
 #: Operands of a fragment: the arguments, the value, the slope in it, the result, and from TEMPORARY its own.
 X, Y, Z, OUT, G, RESULT, TEMPORARY = range(7)
@@ -45,31 +46,40 @@ class _Pattern(Assembler):
         """A sum over axes; one that the value lacks counts as often as it is long."""
         return self._reduce("sum", value, over)
 
+    def _length(self, axis: str) -> int:
+        """A number that only a table's layout knows."""
+        return self._emit(Step(SIZE, (), axis, NEITHER))
+
 
 class Fragments:
-    """All fragments that were ever asked for, over one layout.
+    """All fragments that were ever asked for, over the same two axes.
+
+    Args:
+        samples, inner: Names of the axes, as of a layout.
 
     Attributes:
         spans: Fragment -> its first and last + 1 of the table's rows.
-        literals: Number -> its place among the literals.
     """
 
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
+    def __init__(self, samples: str, inner: str) -> None:
+        self.layout = Layout(samples, inner, {})
         self.spans: list[tuple[int, int]] = []
-        self.literals: dict[float, int] = {}
-        self._rows: list[list[int]] = []
-        self._opcodes: list[str] = []
+        self._literals: dict[float | str, int] = {}
+        self._rows: list[tuple[Step, list[int]]] = []
         self._forward: dict[object, tuple[int, int]] = {}
         self._backward: dict[object, tuple[int, int] | None] = {}
 
-    def table(self, precision: Precision) -> list[list[int]]:
-        """Instructions of the kernel's table, with the operands above; literal k is LITERALS + k."""
-        return [[address(op, precision), *row] for op, row in zip(self._opcodes, self._rows, strict=True)]
+    def table(self, layout: Layout, precision: Precision, first: int = 0) -> list[list[int]]:
+        """Instructions of the kernel's table from a row on, with the operands above."""
+        return [_row(step, operands, layout, precision) for step, operands in self._rows[first:]]
 
-    def literal(self, value: float) -> int:
-        """The operand that holds a number."""
-        return LITERALS + self.literals.setdefault(value, len(self.literals))
+    def literals(self, layout: Layout) -> list[float]:
+        """The numbers that fragments use; number k is the operand LITERALS + k."""
+        return [float(layout.sizes[v]) if isinstance(v, str) else v for v in self._literals]
+
+    def literal(self, value: float | str) -> int:
+        """The operand that holds a number, or the length of an axis."""
+        return LITERALS + self._literals.setdefault(value, len(self._literals))
 
     def forward(self, op: str, levels: tuple[int, ...], axes: object) -> tuple[int, int]:
         """Fragment that computes an operation, and the level of its value.
@@ -158,8 +168,8 @@ class Fragments:
         for i, step in enumerate(steps):
             if step.opcode == INPUT:
                 operands.append(given[str(step.data)])
-            elif step.opcode == LITERAL:
-                operands.append(self.literal(float(step.data or 0.0)))
+            elif step.opcode in (LITERAL, SIZE):
+                operands.append(self.literal(step.data or 0.0))
             elif i == value:
                 operands.append(RESULT)
             elif step.opcode == "spread" and step.level == SAMPLES and _is_repeated(steps[step.args[0]]):
@@ -169,32 +179,41 @@ class Fragments:
                 operands.append(TEMPORARY + temporaries)
                 temporaries += i in needed
             if step.args and i in needed:
-                self._row(step, operands[i], [operands[j] for j in step.args])
+                self._rows.append((step, [operands[i], *[operands[j] for j in step.args]]))
         if not steps[value].args:  # an argument, or a number
             level = steps[value].level
-            self._row(Step("copy", (value,), None, level, (False,), level), RESULT, [operands[value]])
+            copy = Step("copy", (value,), None, level, (False,), level)
+            self._rows.append((copy, [RESULT, operands[value]]))
         self.spans.append((first, len(self._rows)))
         return len(self.spans) - 1, steps[value].level
 
-    def _row(self, step: Step, out: int, args: list[int]) -> None:
-        rows, size = self.layout.extents(step.over)
-        jumps = [0, 0, 0]
-        if step.opcode == "spread":
-            jumps[0] = 0 if step.repeats[0] else 1
-        elif step.opcode.endswith(":across"):
-            args = [*args, SCRATCH]
-        elif True in step.repeats:
-            jumps = [0 if repeated else size for repeated in step.repeats]
-        elif ":" not in step.opcode:
-            rows, size = 1, rows * size
-        args = [*args, *[args[0]] * (3 - len(args))]
-        jumps = [*jumps, *[0] * (3 - len(jumps))]
-        self._opcodes.append(step.opcode)
-        self._rows.append([out, *args, rows, size, *jumps])
+
+@lru_cache(maxsize=16)
+def fragments_over(samples: str, inner: str) -> Fragments:
+    """The fragments that all batches over these axes share."""
+    return Fragments(samples, inner)
+
+
+def _row(step: Step, operands: Sequence[int], layout: Layout, precision: Precision) -> list[int]:
+    """One instruction of the kernel's table."""
+    rows, size = layout.extents(step.over)
+    out, *args = operands
+    jumps = [0, 0, 0]
+    if step.opcode == "spread":
+        jumps[0] = 0 if step.repeats[0] else 1
+    elif step.opcode.endswith(":across"):
+        args = [*args, SCRATCH]
+    elif True in step.repeats:
+        jumps = [0 if repeated else size for repeated in step.repeats]
+    elif ":" not in step.opcode:
+        rows, size = 1, rows * size
+    args = [*args, *[args[0]] * (3 - len(args))]
+    jumps = [*jumps, *[0] * (3 - len(jumps))]
+    return [address(step.opcode, precision), out, *args, rows, size, *jumps]
 
 
 def _is_repeated(step: Step) -> bool:
-    return step.opcode == LITERAL or (step.level == NEITHER and True in step.repeats)
+    return step.opcode in (LITERAL, SIZE) or (step.level == NEITHER and True in step.repeats)
 
 
 def _needed(steps: Sequence[Step], value: int) -> set[int]:

@@ -14,9 +14,12 @@ from functools import cached_property
 from typing import NamedTuple
 
 from losssearch.language.canonical import canonical, key_of_canonical
+from losssearch.language.drafts import drafts_of
 from losssearch.language.program import Program
+from losssearch.language.term import Term
 from losssearch.outcomes import Outcome
-from losssearch.screening.measure import Floats, Reading, readings
+from losssearch.screening.bulk import String
+from losssearch.screening.measure import Floats, Reading, readings, string_of
 from losssearch.screening.scale import gradient_scale
 from losssearch.spaces import Space
 
@@ -60,6 +63,11 @@ class Case:
     def key(self) -> str:
         return key_of_canonical(self.program)
 
+    @cached_property
+    def string(self) -> String | None:
+        """The canonical program as the kernel runs it, on probes of any size; None if it cannot."""
+        return string_of(self.program)
+
     @property
     def prediction(self) -> str:
         """The prediction by which trainers differentiate: the first that the space declares."""
@@ -69,7 +77,7 @@ class Case:
     def known_reading(self) -> Reading:
         """What the probes show of it, before its sign was turned."""
         if self.reading is None:
-            [self.reading] = readings([self.program])
+            [self.reading] = readings([self.program], [self.string])
         return self.reading
 
     @property
@@ -87,15 +95,12 @@ class Case:
 
     def flip(self) -> None:
         """Turn the sign; everything derived from the program is found anew."""
-        from losssearch.language.program import program_of  # a program is made only where it is checked
-        from losssearch.language.term import Term
-
         _ = self.known_reading
-        self.written = program_of(
-            self.written.signature, Term("neg", (self.written.term(),)), self.written.constants
-        )
+        drafts = drafts_of(self.written.signature)
+        turned = Term("neg", (drafts.terms(self.written)[self.written.outputs[-1]],))
+        self.written = drafts.written(drafts.place(turned), self.written.constants)
         self.flipped = not self.flipped
-        for name in ("program", "key"):
+        for name in ("program", "key", "string"):
             self.__dict__.pop(name, None)
 
 

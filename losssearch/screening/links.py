@@ -1,7 +1,9 @@
 """How do the strings of many candidates become one table that the kernel can run?
 
-Fragments are copied one after the other, their operands replaced by those of the call. Then every operand
-gets an address: a slot of the workspace, or an array elsewhere, of which each row reads its own line.
+Fragments are copied one after the other, their operands replaced by those of the call; calls that no wanted
+result needs are left out. Then every operand gets an address: a slot of the workspace, or an array elsewhere,
+of which each row reads its own line. A slot is free again after the last call that reads it, so that what a
+row holds fits the cache nearest to the processor.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from losssearch.execution.kernel.interpreter import OUT, X, run_rows
-from losssearch.screening.fragments import KIND, SCRATCH, TEMPORARY
+from losssearch.screening.fragments import KIND, RESULT, RESULTS, SCRATCH, TEMPORARY
 
 Floats = NDArray[np.floating]
 Wholes = NDArray[np.int64]
@@ -72,39 +74,94 @@ class Bound:
 
 
 @njit(cache=True)
-def link(calls: Wholes, starts: Wholes, rows: Wholes, spans: Wholes) -> tuple[Wholes, Wholes, int]:
+def link(
+    calls: Wholes, starts: Wholes, rows: Wholes, spans: Wholes, places: Wholes
+) -> tuple[Wholes, Wholes, int]:
     """Instructions of all candidates, each candidate's span of them, and the slots that they need.
 
-    Temporaries of a fragment are dead when it ends, so that all fragments of a candidate share theirs.
+    Temporaries of a fragment are dead when it ends, so that all fragments share theirs: the first slots.
+
+    Args:
+        calls: Of all candidates; see `bulk.String`.
+        starts: Candidate -> its first call.
+        rows, spans: Of all fragments.
+        places: Result -> its place among those that are wanted, or -1.
     """
+    reads, temporaries = _reads(rows, spans)
     total = 0
     for c in range(len(calls)):
         total += spans[calls[c, 0], 1] - spans[calls[c, 0], 0]
     code = np.empty((total, rows.shape[1]), np.int64)
     found = np.empty((len(starts) - 1, 2), np.int64)
-    at = slots = 0
+    last = np.empty(SCRATCH, np.int64)  # value -> the last call that reads it, or -1
+    slot = np.empty(SCRATCH, np.int64)
+    free = np.empty(SCRATCH, np.int64)
+    at, slots = 0, temporaries
     for p in range(len(starts) - 1):
-        own = 0
-        for c in range(starts[p], starts[p + 1]):
-            for k in range(1, 7):
-                if calls[c, k] < SCRATCH:
-                    own = max(own, calls[c, k] + 1)
-        slots = max(slots, own)
+        last[:] = -1
+        for c in range(starts[p + 1] - 1, starts[p] - 1, -1):
+            if _is_needed(calls[c, RESULT + 1], last, places):
+                for k in range(RESULT):
+                    value = calls[c, k + 1]
+                    if reads[calls[c, 0], k] and value < SCRATCH and last[value] < 0:
+                        last[value] = c
         found[p, 0] = at
+        own, spare = temporaries, 0
         for c in range(starts[p], starts[p + 1]):
+            result = calls[c, RESULT + 1]
+            if not _is_needed(result, last, places):
+                continue
+            if result >= RESULTS:
+                target = RESULTS + places[result - RESULTS]
+            elif spare:
+                spare -= 1
+                target = slot[result] = free[spare]
+            else:
+                target = slot[result] = own
+                own += 1
             for r in range(spans[calls[c, 0], 0], spans[calls[c, 0], 1]):
-                for k in range(rows.shape[1]):
-                    code[at, k] = rows[r, k]
+                code[at] = rows[r]
                 for k in range(OUT, X + 3):
                     operand = rows[r, k]
-                    if operand < TEMPORARY:
-                        code[at, k] = calls[c, 1 + operand]
+                    if operand == RESULT:
+                        code[at, k] = target
+                    elif operand < RESULT:
+                        value = calls[c, operand + 1]
+                        code[at, k] = slot[value] if value < SCRATCH else value
                     elif operand < SCRATCH:
-                        code[at, k] = own + operand - TEMPORARY
-                        slots = max(slots, code[at, k] + 1)
+                        code[at, k] = operand - TEMPORARY
                 at += 1
+            for k in range(RESULT):
+                value = calls[c, k + 1]
+                if reads[calls[c, 0], k] and value < SCRATCH and last[value] == c:
+                    last[value] = -1  # it may be read twice
+                    free[spare] = slot[value]
+                    spare += 1
         found[p, 1] = at
-    return code, found, slots
+        slots = max(slots, own)
+    return code[:at], found, slots
+
+
+@njit(cache=True)
+def _reads(rows: Wholes, spans: Wholes) -> tuple[NDArray[np.bool_], int]:
+    """Which of its operands each fragment reads, and the most temporaries that one has."""
+    reads = np.zeros((len(spans), RESULT), np.bool_)
+    temporaries = 0
+    for f in range(len(spans)):
+        for r in range(spans[f, 0], spans[f, 1]):
+            for k in range(OUT, X + 3):
+                operand = rows[r, k]
+                if operand < RESULT:
+                    reads[f, operand] = True
+                elif TEMPORARY <= operand < SCRATCH:
+                    temporaries = max(temporaries, operand - TEMPORARY + 1)
+    return reads, temporaries
+
+
+@njit(cache=True)
+def _is_needed(result: int, last: Wholes, places: Wholes) -> bool:
+    """Whether a call's result is wanted, or read later."""
+    return bool(places[result - RESULTS] >= 0 if result >= RESULTS else last[result] >= 0)
 
 
 @njit(cache=True)

@@ -22,7 +22,7 @@ from losssearch.execution.reference import Compiled
 from losssearch.language.derivative import gradient
 from losssearch.language.program import Program
 from losssearch.language.signature import Role, Signature
-from losssearch.screening.bulk import Bulk
+from losssearch.screening.bulk import Bulk, String
 from losssearch.screening.probes import Probes, stratified
 
 Floats = NDArray[np.floating]
@@ -54,24 +54,30 @@ class Reading:
     slopes: tuple[Floats, ...] = ()
 
 
-def readings(programs: Sequence[Program]) -> list[Reading]:
-    """What the probes show of canonical programs of one signature."""
+def readings(programs: Sequence[Program], strings: Sequence[String | None] | None = None) -> list[Reading]:
+    """What the probes show of programs of one signature.
+
+    Args:
+        programs: Canonical.
+        strings: Of the programs, as `string_of` gives them, if somebody has them.
+    """
     if not programs:
         return []
-    signature = programs[0].signature
-    bulk = _bulk(signature)
-    found: dict[int, Reading] = {}
-    strings, kept = [], []
-    for k, program in enumerate(programs):
-        try:
-            strings.append(bulk.string(program))
-            kept.append(k)
-        except Refused:
-            found[k] = reading_by_reference(program)
-    if kept:
-        own = _read([programs[k] for k in kept], strings, bulk)
-        found |= dict(zip(kept, own, strict=True))
-    return [found[k] for k in range(len(programs))]
+    strings = [string_of(program) for program in programs] if strings is None else strings
+    ran = [(p, s) for p, s in zip(programs, strings, strict=True) if s is not None]
+    bulk = _bulk(programs[0].signature)
+    found = iter(_read([p for p, _ in ran], [s for _, s in ran], bulk) if ran else ())
+    return [
+        reading_by_reference(p) if s is None else next(found) for p, s in zip(programs, strings, strict=True)
+    ]
+
+
+def string_of(program: Program) -> String | None:
+    """A canonical program as the kernel runs it; None for one that it cannot run."""
+    try:
+        return _bulk(program.signature).string(program)
+    except Refused:
+        return None
 
 
 def names_of(program: Program) -> tuple[str, ...]:
@@ -86,7 +92,7 @@ def _bulk(signature: Signature) -> Bulk:
     probes = stratified(signature)
     other = with_other_targets(signature, probes)
     inputs = {n: torch.cat([probes.inputs[n], other[n]]).numpy() for n in probes.inputs}
-    return Bulk(signature, inputs, signature.differentiable)
+    return Bulk(signature, inputs)
 
 
 def with_other_targets(signature: Signature, probes: Probes) -> Mapping[str, Tensor]:
@@ -95,15 +101,10 @@ def with_other_targets(signature: Signature, probes: Probes) -> Mapping[str, Ten
     return {n: v.roll(1, dims=1) if n in targets else v for n, v in probes.inputs.items()}
 
 
-def _read(programs: Sequence[Program], strings: Sequence[Any], bulk: Bulk) -> list[Reading]:
+def _read(programs: Sequence[Program], strings: Sequence[String], bulk: Bulk) -> list[Reading]:
     count = bulk.batches // 2
     plain, other = np.arange(count), np.arange(count) + count
-    constants = [[c.value for c in p.constants] for p in programs]
-
-    def run(which: NDArray[np.int64], precision: Any, batches: NDArray[np.int64]) -> Any:
-        return bulk.run([strings[k] for k in which], [constants[k] for k in which], precision, batches)
-
-    first = run(np.arange(len(programs)), "single", plain)
+    first = bulk.run(strings, "single", plain)
     finite = np.isfinite(first.values).all(axis=1)
     for slope in first.slopes.values():
         finite &= _every(np.isfinite(slope))
@@ -111,14 +112,16 @@ def _read(programs: Sequence[Program], strings: Sequence[Any], bulk: Bulk) -> li
     kept = np.flatnonzero(finite)
     if not len(kept):
         return result
-    second = run(kept, "double", np.append(plain, other[_TOLD_BY]))
+    whole = [string for string, is_finite in zip(strings, finite, strict=True) if is_finite]
+    second = bulk.run(whole, "double", np.append(plain, other[_TOLD_BY]), valued=False)
     names = [names_of(programs[int(k)]) for k in kept]
     for name in dict.fromkeys(own[0] for own in names):
         rows = np.array([row for row, own in enumerate(names) if own[0] == name])
         slopes = second.slopes[name][rows]
         sees = _differ(slopes[:, [count]], slopes[:, [_TOLD_BY]])
         if not sees.all():  # on one batch it did not tell: all of them decide
-            swapped = run(kept[rows[~sees]], "double", other).slopes[name]
+            unsure = [whole[row] for row in rows[~sees]]
+            swapped = bulk.run(unsure, "double", other, valued=False, wrt=[name]).slopes[name]
             sees[~sees] = _differ(swapped, slopes[~sees, :count])
         shown = _shown(bulk.signature, name, slopes[:, :count])
         for i, row in enumerate(rows):

@@ -31,7 +31,7 @@ class Probe(Screen):
     title = "not finite, flat, blind to the target, or dependent on the batch size"
 
     def prepare(self, cases: Sequence[Case]) -> list[Case]:
-        found = readings([case.program for case in cases])
+        found = readings([case.program for case in cases], [case.string for case in cases])
         for case, reading in zip(cases, found, strict=True):
             case.reading = reading
         return [case for case in cases if self._refuses(case.known_reading) is None]

@@ -9,7 +9,6 @@ step.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -17,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from losssearch.execution.kernel.assembly import Refused
 from losssearch.execution.reference import loss_gradient
 from losssearch.language.program import Program
 from losssearch.language.signature import Signature
-from losssearch.screening.bulk import Bulk
+from losssearch.screening.bulk import Bulk, String
+from losssearch.screening.measure import string_of
 from losssearch.screening.probes import initial
 from losssearch.spaces import Space
 
@@ -32,17 +31,24 @@ def gradient_scale(program: Program, space: Space) -> float:
     return _reference_size(space) / own if own > 0 else 0.0
 
 
-def gradient_scales(programs: Sequence[Program], space: Space) -> list[float]:
-    """The factors of many canonical programs, in one kernel call; equal to the last digits."""
+def gradient_scales(
+    programs: Sequence[Program], space: Space, strings: Sequence[String | None] | None = None
+) -> list[float]:
+    """The factors of many canonical programs, in one kernel call; equal to the last digits.
+
+    Args:
+        programs, space: As for `gradient_scale`.
+        strings: Of the programs, as `string_of` gives them, if somebody has them.
+    """
     if not programs:
         return []
-    strings = strings_of(programs)
-    ran = [k for k, string in enumerate(strings) if string is not None]
+    strings = [string_of(program) for program in programs] if strings is None else strings
     sizes = [_size(p, space) if s is None else 0.0 for p, s in zip(programs, strings, strict=True)]
+    ran = [k for k, string in enumerate(strings) if string is not None]
     if ran:
-        bulk = initial_bulk(space.signature)
-        constants = [[c.value for c in programs[k].constants] for k in ran]
-        found = bulk.run([s for s in strings if s is not None], constants, "double")
+        wrt = space.signature.predictions[:1]
+        ready = [string for string in strings if string is not None]
+        found = initial_bulk(space.signature).run(ready, "double", valued=False, wrt=wrt)
         [slopes] = found.slopes.values()
         with np.errstate(all="ignore"):
             own = np.sqrt(np.square(slopes.reshape(len(ran), -1)).mean(axis=1))
@@ -54,21 +60,8 @@ def gradient_scales(programs: Sequence[Program], space: Space) -> list[float]:
 
 @lru_cache(maxsize=16)
 def initial_bulk(signature: Signature) -> Bulk:
-    """Runs slopes in the first prediction on the probes of an untrained network."""
-    inputs = {name: value.numpy() for name, value in initial(signature).inputs.items()}
-    return Bulk(signature, inputs, signature.predictions[:1], valued=False)
-
-
-def strings_of(programs: Sequence[Program]) -> list[array[int] | None]:
-    """The strings of canonical programs for `initial_bulk`; None for one that the kernel cannot run."""
-    return [_string(program) for program in programs]
-
-
-def _string(program: Program) -> array[int] | None:
-    try:
-        return initial_bulk(program.signature).string(program)
-    except Refused:
-        return None
+    """Runs candidates on the probes of an untrained network."""
+    return Bulk(signature, {name: value.numpy() for name, value in initial(signature).inputs.items()})
 
 
 def _size(program: Program, space: Space) -> float:

@@ -124,7 +124,7 @@ class Assembler:
         if op == SIZE:
             if str(data) not in self.layout.sizes:
                 raise Refused(f"it counts the axis {data!r}")
-            return self._literal(float(self.layout.sizes[str(data)]))
+            return self._length(str(data))
         if op == LITERAL:
             return self._literal(cast(float, data))
         if op in (INPUT, CONSTANT):
@@ -133,6 +133,9 @@ class Assembler:
 
     def _literal(self, value: float) -> int:
         return self._emit(Step(LITERAL, (), value, NEITHER))
+
+    def _length(self, axis: str) -> int:
+        return self._literal(float(self.layout.sizes[axis]))
 
     def _apply(self, op: str, args: Sequence[int], over: int) -> int:
         if op in ("ln", "copy") or PRIMITIVES[op].scalar is not None:
@@ -183,8 +186,8 @@ class Assembler:
             if level & axis:
                 value = self._emit(Step(f"{op}:{way}", (value,), None, level & ~axis, (), level))
             elif op == "sum":
-                count = self.layout.sizes[self.layout.inner if axis == INNER else self.layout.samples]
-                value = self._elementwise("mul", [value, self._literal(float(count))])
+                length = self._length(self.layout.inner if axis == INNER else self.layout.samples)
+                value = self._elementwise("mul", [value, length])
         return value
 
     def _emit(self, step: Step) -> int:
