@@ -29,7 +29,8 @@ from losssearch.screening.links import BY_BATCH, BY_CANDIDATE, BY_ROW, CALL, FIX
 Floats = NDArray[np.floating]
 Wholes = NDArray[np.int64]
 
-_PADDING = {1: (0, 0, 0, 0), 2: (0, 0, 0), 3: (0, 0)}
+_PADDING = {1: (0, 0), 2: (0,), 3: ()}
+_TERMINAL = (-1, ())
 _MOST = 400  # steps and slopes that a candidate may have here
 
 
@@ -118,28 +119,37 @@ class Bulk:
         """
         if self.refusal:
             raise Refused(self.refusal)
-        calls: list[int] = []
         fragments = self.fragments
+        calls: list[int] = []
+        made: list[tuple[int, tuple[int, ...]]] = []  # the fragment of each step, and its operands
         operand: list[int] = []
         level: list[int] = []
         reached: list[bool] = []  # by an input whose slope is wanted
+        steps = dict.fromkeys(self.wrt, -1)
         constants = iter(program.constants)
         numbers: list[float] = []
-        for op, args, data, _, _ in program.instructions:
+        operand_of, level_of, is_reached = operand.__getitem__, level.__getitem__, reached.__getitem__
+        for step, (op, args, data, _, _) in enumerate(program.instructions):
             if args:
-                fragment, found = fragments.forward(op, tuple([level[i] for i in args]), data)
-                calls += (fragment, *[operand[i] for i in args], *_PADDING[len(args)], len(operand))
-                operand.append(len(operand))
+                fragment, found = fragments.forward(op, tuple(map(level_of, args)), data)
+                places = (*map(operand_of, args), *_PADDING[len(args)])
+                made.append((fragment, places))
+                calls += (fragment, *places, 0, 0, step)
+                operand.append(step)
                 level.append(found)
-                reached.append(True in [reached[i] for i in args])
+                reached.append(any(map(is_reached, args)))
                 continue
-            reached.append(op == INPUT and data in self.wrt)
+            made.append(_TERMINAL)
+            reached.append(op == INPUT and data in steps)
             level.append(REPEATED)
             if op == INPUT:
-                level[-1] = self._levels[cast(str, data)] or 0
-                operand.append(self._place.get(cast(str, data), -1))
+                name = cast(str, data)
+                level[-1] = self._levels[name] or 0
+                operand.append(self._place.get(name, -1))
                 if operand[-1] < 0:
                     raise Refused(f"input {data!r} has axes that the kernel lacks")
+                if name in steps:
+                    steps[name] = step
             elif op == SIZE:
                 if data not in self.layout.sizes:
                     raise Refused(f"the size of {data!r} is unknown to the kernel")
@@ -149,28 +159,31 @@ class Bulk:
                 numbers.append(next(constants).value if op == CONSTANT else cast(float, data))
         root = program.outputs[-1]
         self._put(calls, operand[root], level[root], NEITHER, 0)
-        self._backwards(program, calls, operand, level, reached)
+        slope = self._backwards(program, calls, made, operand, reached)
+        nothing = (fragments.literal(0.0), REPEATED)
+        for number, (name, step) in enumerate(steps.items(), 1):
+            self._put(calls, *slope.get(step, nothing), self._result_level(name), number)
         return String(array("q", calls), numbers)
 
     def _backwards(
-        self, program: Program, calls: list[int], operand: list[int], level: list[int], reached: list[bool]
-    ) -> None:
+        self,
+        program: Program,
+        calls: list[int],
+        made: Sequence[tuple[int, tuple[int, ...]]],
+        operand: Sequence[int],
+        reached: Sequence[bool],
+    ) -> Mapping[int, tuple[int, int]]:
+        """Add the calls for slopes; gives operand and level of the slope in each step that is reached."""
         fragments = self.fragments
         root, free = program.outputs[-1], len(operand)
         slope: dict[int, tuple[int, int]] = {root: (fragments.literal(1.0), REPEATED)}
         for i in range(root, -1, -1):
             if i not in slope or not reached[i]:
                 continue
-            op, args, data, _, _ = program.instructions[i]
-            if not args:
-                continue
+            forward, places = made[i]
             g, g_level = slope[i]
-            given = tuple([level[j] for j in args])
-            places = [*[operand[j] for j in args], 0, 0][:3]
-            for place, j in enumerate(args):
-                if not reached[j]:
-                    continue
-                found = fragments.backward(op, given, data, level[i], g_level, place)
+            for place, j in enumerate(program.instructions[i].args):
+                found = fragments.backward(forward, g_level, place) if reached[j] else None
                 if found is None:
                     continue
                 fragment, part = found
@@ -184,12 +197,7 @@ class Bulk:
                 free += 1
         if free > _MOST:
             raise Refused("it is too long")
-        for number, name in enumerate(self.wrt, 1):
-            found_at = (fragments.literal(0.0), REPEATED)
-            for i, step in enumerate(program.instructions):
-                if step.op == INPUT and step.data == name:
-                    found_at = slope.get(i, found_at)
-            self._put(calls, *found_at, self._result_level(name), number)
+        return slope
 
     def _put(self, calls: list[int], place: int, level: int, wanted: int, number: int) -> None:
         fragment, _ = self.fragments.spread(level, wanted)
@@ -249,9 +257,10 @@ class Bulk:
         starts = np.zeros(len(strings) + 1, np.int64)
         np.cumsum([len(s.calls) // CALL for s in strings], out=starts[1:])
         dtype, samples = np.dtype(DTYPES[precision]), self.layout.sizes[self.layout.samples]
-        pool = np.zeros((len(strings), max([len(s.numbers) for s in strings], default=0), samples), dtype)
+        numbers = np.zeros((len(strings), max([len(s.numbers) for s in strings], default=0)), dtype)
         for k, string in enumerate(strings):
-            pool[k, : len(string.numbers)] = np.array(string.numbers)[:, None]
+            numbers[k, : len(string.numbers)] = string.numbers
+        pool = np.repeat(numbers[:, :, None], samples, axis=2)
         literals = np.repeat(np.array(self.fragments.literals(self.layout), dtype)[:, None], samples, axis=1)
         levels = [NEITHER] * valued + [self._result_level(name) for name in wrt]
         results: list[Floats] = [

@@ -67,7 +67,8 @@ class Fragments:
         self._literals: dict[float | str, int] = {}
         self._rows: list[tuple[Step, list[int]]] = []
         self._forward: dict[object, tuple[int, int]] = {}
-        self._backward: dict[object, tuple[int, int] | None] = {}
+        self._backward: dict[tuple[int, int, int], tuple[int, int] | None] = {}
+        self._meant: dict[int, tuple[str, tuple[int, ...], object, int]] = {}
 
     def table(self, layout: Layout, precision: Precision, first: int = 0) -> list[list[int]]:
         """Instructions of the kernel's table from a row on, with the operands above."""
@@ -93,6 +94,7 @@ class Fragments:
             assembler, names = self._begin(levels)
             value = assembler.operation(op, names, self._over(axes))
             found = self._forward[key] = self._end(assembler, names, value)
+            self._meant[found[0]] = (*key, found[1])
         return found
 
     def spread(self, level: int, wanted: int) -> tuple[int, int]:
@@ -104,25 +106,26 @@ class Fragments:
             found = self._forward[key] = self._end(assembler, names, assembler.spread(names[0], wanted))
         return found
 
-    def backward(
-        self, op: str, levels: tuple[int, ...], axes: object, value: int, slope: int, place: int
-    ) -> tuple[int, int] | None:
+    def backward(self, forward: int, slope: int, place: int) -> tuple[int, int] | None:
         """Fragment that computes the slope in one argument, and its level; None where none flows.
 
         Args:
-            op, levels, axes: As for `forward`.
-            value, slope: Levels of the operation's value and of the slope in it. A slope that lacks an axis
-                is the same along it.
+            forward: Fragment that computes the operation.
+            slope: Level of the slope in its value. A slope that lacks an axis is the same along it.
             place: Of the argument.
+
+        Raises:
+            Refused: The kernel cannot differentiate it.
         """
-        key = (op, levels, axes, slope, place)
+        key = (forward, slope, place)
         if key not in self._backward:
-            row = PRIMITIVES[op]
-            rule = row.derivative[place]
-            if row.form is Form.COPY:
+            op, levels, axes, value = self._meant[forward]
+            rule = PRIMITIVES[op].derivative[place]
+            if PRIMITIVES[op].form is Form.COPY:
                 raise Refused(f"{op} needs two copies of an axis")
-            found = None if rule is None else self._derive(rule, levels, axes, value, slope, place)
-            self._backward[key] = found
+            self._backward[key] = (
+                None if rule is None else self._derive(rule, levels, axes, value, slope, place)
+            )
         return self._backward[key]
 
     def _derive(
