@@ -43,6 +43,7 @@ class InputRow(Row):
     role: str
     range: list[float] = Field(default=[-math.inf, math.inf], min_length=2, max_length=2)
     properties: list[str] = Field(default=[], max_length=8)
+    player: str = Field(default="", max_length=64)
 
 
 class MixRow(Row):

@@ -54,7 +54,7 @@ class ClassicalLoss:
     Args:
         name: In snake_case; stable, since people, databases and tests use it.
         title: One line for people.
-        candidate: The checked formulas with their constants, mostly one; a GAN has two.
+        candidate: The checked formulas with their constants, mostly one.
         source: Paper with arXiv id or journal, or an honest word that there is none.
         seed: Whether a search of its space may start from it.
     """
@@ -252,6 +252,7 @@ class _Reader:
         inputs = {name: self.input(name, row) for name, row in file.inputs.items()}
         bare = Signature(axes, inputs, copies, None, {}, file.better)
         self.check_task(bare)
+        self.check_players(bare)
         sets = frozenset(self.axis_set(bare, text, "sets") for text in file.sets)
         signature = Signature(axes, inputs, copies, sets, {}, file.better)
         for name, text in file.define.items():
@@ -303,7 +304,13 @@ class _Reader:
                 remedy = "Write 'simplex over' or 'one_hot over' and one of its axes."
                 what = f"There is no property {shortened(text)}. {remedy}"
                 raise self.error(what, *place, "properties")
-        return Input(name, tuple(axes), Role(row.role), low, high, frozenset(row.properties))
+        role = Role(row.role)
+        if row.player:
+            self.check_name(row.player, *place, "player")
+            if not role.is_differentiable:
+                what = f"Only a prediction or a parameter is a player's, but the role is {role.value}."
+                raise self.error(what, *place, "player")
+        return Input(name, tuple(axes), role, low, high, frozenset(row.properties), row.player)
 
     def check_task(self, signature: Signature) -> None:
         """Something is predicted; a file that takes part in a shipped task predicts the same."""
@@ -326,6 +333,19 @@ class _Reader:
                     f"{seen or 'none'}. For inputs of your own, write task = {self.path.stem!r}.",
                     "inputs",
                 )
+
+    def check_players(self, signature: Signature) -> None:
+        """Every player predicts, and where there are several, whatever moves is somebody's."""
+        inputs = signature.inputs
+        if len(signature.players) > 1 and (
+            nobodys := [n for n in signature.differentiable if not inputs[n].player]
+        ):
+            players = ", ".join(repr(p) for p in signature.players if p)
+            what = f"There are players: say whose it is, such as {players}."
+            raise self.error(what, "inputs", nobodys[0], "player")
+        for player in signature.players:
+            if all(inputs[n].player != player for n in signature.predictions):
+                raise self.error(f"The player {player!r} has no prediction.", "inputs")
 
     def axis_set(self, signature: Signature, text: str, *place: str) -> AxisSet:
         for axis in text.split():

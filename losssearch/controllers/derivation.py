@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from losssearch.controllers.words import Alphabet, Made, Pattern, Word
 from losssearch.errors import FormulaError
-from losssearch.language.grammar import PREDICTION, TARGET
+from losssearch.language.grammar import shares
 from losssearch.language.program import Program
 from losssearch.language.sampling import Sampler, Sketch
 from losssearch.language.signature import AxisSet
@@ -36,7 +36,7 @@ class Hole(NamedTuple):
     Args:
         mask: Whether a yes/no is wanted; otherwise a number, for which a yes/no leaf counts too.
         axes: The value has one of these axis sets.
-        need: Which of PREDICTION and TARGET must occur in it.
+        need: Which of the target and each player's predictions must occur in it, as in `Want`.
         levels: How deep the term may be, at least 1.
     """
 
@@ -94,9 +94,7 @@ class Rules:
     def _found(self, pattern: Pattern, made: tuple[AxisSet, ...], hole: Hole) -> Iterator[Step]:
         i, mask, levels = len(made), pattern.masks[len(made)], hole.levels - 1
         options = {args[i] for args, axes in pattern.ways if axes in hole.axes and args[:i] == made}
-        for own in (0, TARGET, PREDICTION, PREDICTION | TARGET):
-            if own & ~(hole.need & pattern.passes[i]):
-                continue
+        for own in shares(hole.need & pattern.passes[i]):
             rest = hole._replace(need=hole.need & ~own)
             after = {x: self._after(pattern, (*made, x), rest) for x in options}
             fit = frozenset(
@@ -155,7 +153,7 @@ class Context(NamedTuple):
         above: The place of the parent; 0 where there is none.
         sibling: 1 + the word that the argument to the left begins with, 0 if there is none.
         before: 1 + the word that was written last, 0 at the beginning.
-        need: Which of PREDICTION and TARGET must occur here, as bits: 0 to 3.
+        need: What must occur here, as the bits of `Want`: 0 to 3 where there is one player.
         wish: Whether something never negative is hoped for.
         levels: How deep the term may be.
         room: How many nodes it may have.

@@ -24,7 +24,6 @@ from torch.nn import functional as F
 
 from losssearch.controllers.derivation import Context, Rules
 
-NUMBERS = 6  # of a context: two needs, wish, levels, room, and 1
 FLOOR = 0.2  # the share of an untaught writer, mixed into every choice, so that no lesson drives a word out
 _NEVER = -1e9  # a logit of what is not legal; finite, so that its share of the entropy is 0 and not nan
 
@@ -37,7 +36,7 @@ class Views:
 
     Args:
         words: Shape (3, B, T); place, sibling and the word before, as in `Context`.
-        numbers: Shape (B, T, NUMBERS); in [0, 1].
+        numbers: Shape (B, T, `numbers_of(rules)`); in [0, 1].
         offsets: Shape (B, T, words); log-weights of the untaught writer, -1e9 where a word is not legal.
     """
 
@@ -47,6 +46,16 @@ class Views:
 
     def __getitem__(self, rows: slice) -> Views:
         return Views(self.words[:, rows], self.numbers[rows], self.offsets[rows])
+
+
+def numbers_of(rules: Rules) -> int:
+    """How many numbers a context has: each need, wish, levels, room, and 1."""
+    return _needs(rules) + 4
+
+
+def _needs(rules: Rules) -> int:
+    """Prediction and target, and the predictions of each further player."""
+    return max(2, rules.root.need.bit_length())
 
 
 class Eye:
@@ -60,14 +69,15 @@ class Eye:
             [alphabet.weights(*kind) for kind in ((False, False), (False, True), (True, False))], np.float32
         )
         self.words = np.zeros((3, rows, length), np.int64)
-        self.numbers = np.zeros((rows, length, NUMBERS), np.float32)
+        self.numbers = np.zeros((rows, length, numbers_of(rules)), np.float32)
         self.offsets = np.full((rows, length, count), _NEVER, np.float32)
 
     def see(self, row: int, t: int, context: Context, legal: Sequence[int]) -> None:
         place, _, sibling, before, need, wish, levels, room = context
         nodes, depth = self.rules.nodes, self.rules.root.levels
         self.words[:, row, t] = place, sibling, before
-        self.numbers[row, t] = need & 1, need >> 1, wish, levels / depth, room / nodes, 1.0
+        needs = (need >> k & 1 for k in range(_needs(self.rules)))
+        self.numbers[row, t] = *needs, wish, levels / depth, room / nodes, 1.0
         columns = list(legal)
         self.offsets[row, t, columns] = self._weights[2 if place == 0 else int(wish), columns]
 
@@ -99,7 +109,7 @@ class Policy(nn.Module):
         self.places = nn.Embedding(rules.alphabet.places[-1], width)
         self.siblings = nn.Embedding(1 + count, width)
         self.befores = nn.Embedding(1 + count, width)
-        self.numbers = nn.Linear(NUMBERS, width, bias=False)
+        self.numbers = nn.Linear(numbers_of(rules), width, bias=False)
         self.choice = nn.Linear(width, count)
         self.value = nn.Linear(width, 1)
 

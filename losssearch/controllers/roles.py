@@ -2,7 +2,9 @@
 
 Made-up predictions take a small step down the gradient of the space's reference loss, which makes
 them better. A name that rises wherever it moves tells of rightness, one that falls tells of
-wrongness, and one whose size falls is a residual. Takes a millisecond or two.
+wrongness, and one whose size falls is a residual. Asked are names that hold a prediction against a target,
+or, where several players learn, all of one player's predictions against each other. Takes a millisecond or
+two.
 """
 
 from __future__ import annotations
@@ -36,8 +38,7 @@ def rightness(signature: Signature, names: Iterable[str], reference: Program) ->
     found: dict[str, int] = {}
     for name in names:
         program = parse(name, signature, scalar=False)
-        roles = {signature.inputs[i].role for i in program.inputs}
-        if not (Role.TARGET in roles and Role.PREDICTION in roles):
+        if not _compares(signature, program.inputs):
             continue
         old, new = evaluate(program, before), evaluate(program, after)
         for direction, moved in ((1, new - old), (-1, old - new), (2, old.abs() - new.abs())):
@@ -45,6 +46,17 @@ def rightness(signature: Signature, names: Iterable[str], reference: Program) ->
                 found[name] = direction
                 break
     return found
+
+
+def _compares(signature: Signature, inputs: frozenset[str]) -> bool:
+    if len(signature.players) > 1:
+        mine = [
+            {n for n in signature.predictions if signature.inputs[n].player == player}
+            for player in signature.players
+        ]
+        return any(predicted <= inputs for predicted in mine)
+    roles = {signature.inputs[i].role for i in inputs}
+    return Role.TARGET in roles and Role.PREDICTION in roles
 
 
 def _share_above(moved: Tensor) -> float:

@@ -184,7 +184,7 @@ def add_term(edit: Edit) -> Program | None:
     if edit.sampler.right and edit.draws.chance(0.5):
         sign = 1 if edit.draws.chance(0.85) else 0
         factor = drawn_constant(sign, edit.draws, edit.sketch)
-        more = Term("mul", (factor, edit.sampler.role_term(edit.draws, edit.sketch)))
+        more = Term("mul", (factor, edit.sampler.role_term(edit.draws, edit.sketch, edit.sampler.right)))
     else:
         more = edit.sampler.free_term(edit.draws, edit.sketch)
     return edit.put(place, Term("add", (edit.part(place), more)))

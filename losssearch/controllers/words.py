@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import accumulate, product
 from typing import NamedTuple, TypeAlias
 
-from losssearch.language.grammar import PREDICTION, TARGET
+from losssearch.language.grammar import TARGET, worth
 from losssearch.language.intervals import POSITIVE, REALS, UNIT, Interval
 from losssearch.language.primitives import PRIMITIVES, Form, Primitive
 from losssearch.language.sampling import Sampler
@@ -27,7 +27,7 @@ from losssearch.language.term import CONSTANT, LITERAL, Data
 LITERALS = (1.0, 2.0, 0.5)
 # A constant's value is drawn inside its span, evenly on a logarithmic scale.
 SPANS = ((0.1, 0.3), (0.3, 1.0), (1.0, 3.0), (3.0, 10.0), (-1.0, -0.1), (-10.0, -1.0))
-BOTH = PREDICTION | TARGET
+ALL = ~0  # of `Want.need`
 
 LEAF_SHARE, ROOT_SHARE = 0.4, 0.05  # of an untaught writer's weights, and of them where the loss begins
 LITERAL_WEIGHT, CONSTANT_WEIGHT = 2.0, 1.0  # of all literals, all constants; a terminal has 1 to 4
@@ -38,7 +38,7 @@ Ways: TypeAlias = "tuple[tuple[tuple[AxisSet, ...], AxisSet], ...]"
 
 
 class Made(NamedTuple):
-    """What a finished term is: the axes of its value, and which of PREDICTION and TARGET move it."""
+    """What a finished term is: the axes of its value, and what of a need moves it."""
 
     axes: AxisSet
     brings: int
@@ -50,8 +50,8 @@ class Pattern:
 
     Args:
         ways: Axes of the arguments, and the axes that the value then has.
-        passes: For each argument, which dependences it hands on: where no gradient flows, not that on the
-            prediction.
+        passes: For each argument, which dependences it hands on: where no gradient flows, only that on
+            the target.
         masks: Which arguments must be yes/no.
     """
 
@@ -128,7 +128,7 @@ class Alphabet:
             term, mask = terminal.term, terminal.kind is Kind.MASK
             made = Made(terminal.axes, terminal.need)
             word = Word(str(term.data), term.op, term.data, mask, made)
-            yield word, 1.0 + terminal.need, 2 if terminal.interval.low >= 0 else 0
+            yield word, worth(terminal.need), 2 if terminal.interval.low >= 0 else 0
         for value in LITERALS:
             yield Word(f"{value:g}", LITERAL, value, made=Made(0, 0)), LITERAL_WEIGHT / len(LITERALS), 2
         for low, high in SPANS:
@@ -143,7 +143,7 @@ class Alphabet:
                 count = len(ways[0][0])
                 masks = tuple(i in row.masks or op == "any" for i in range(count))
                 mask = row.result is Kind.MASK
-                passes = (TARGET if mask or op == "detach" else BOTH,) * count
+                passes = (TARGET if mask or op == "detach" else ALL,) * count
                 sign = 2 if _never_negative(row, masks, REALS) else int(_never_negative(row, masks, POSITIVE))
                 word = Word(
                     name=f"{op} over {' '.join(data)}" if data else op,

@@ -1,8 +1,8 @@
 """What does a search propose, train and remember? A named tuple of programs, usually one.
 
-A GAN has two parts, each trained on its own. A detector has one for boxes, one for classes, and a
-part called 'loss' that puts them together: that one is trained, the others are told beside it. Keys,
-size and text are those of what is trained.
+A detector has a part for boxes, one for classes, and one called 'loss' that puts them together: that one
+is trained, the others are told beside it. Without it each part is trained on its own. Keys, size and text
+are those of what is trained.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 An operation gives way to one of its arguments that has the same type: `a + b` to a or b, `a * b` to either
 factor, `tanh(a)` to a, a weighted mean to a plain one. `a - b` without a is -b, and `a / b` without a is
 1 / b. A minus sign is no part, so it stays when the factor that holds it goes: `-2 * a` without -2 is -a, and
-`c * a` without a constant c below 0 too. What no longer speaks of both prediction and target is no loss, and
-what is the same loss in other words is no drop. Takes some tenths of a millisecond a part.
+`c * a` without a constant c below 0 too. What no longer speaks of both prediction and target, or of a
+prediction of each player, is no loss, and what is the same loss in other words is no drop. Takes some tenths
+of a millisecond a part.
 """
 
 from __future__ import annotations
@@ -90,8 +91,7 @@ def _negative(program: Program, index: int) -> bool:
     return op in ("mul", "div") and _negative(program, args[0]) != _negative(program, args[1])
 
 
-def _roles(program: Program) -> set[Role]:
-    """Which of prediction and target it really depends on."""
-    signature = program.signature
-    read = {signature.inputs[name].role for name in canonical(program).inputs}
-    return read & {Role.PREDICTION, Role.TARGET}
+def _roles(program: Program) -> set[tuple[Role, str]]:
+    """Which of each player's predictions and the target it really depends on."""
+    read = [program.signature.inputs[name] for name in canonical(program).inputs]
+    return {(i.role, i.player) for i in read if i.role in (Role.PREDICTION, Role.TARGET)}

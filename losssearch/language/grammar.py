@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from losssearch.language.intervals import Interval
-from losssearch.language.signature import AxisSet, Kind, Signature
+from losssearch.language.signature import AxisSet, Kind, Role, Signature
 from losssearch.language.term import Term
 
-PREDICTION, TARGET = 1, 2  # bits of `Want.need`
+# Bits of `Want.need`. A second player's predictions have the next bit, 4, a third's 8, and so on.
+PREDICTION, TARGET = 1, 2
 
 # How often an operation is chosen: sums and products make losses, towers of sigmoids do not.
 WEIGHTS = {
@@ -28,7 +29,7 @@ class Want(NamedTuple):
         kind: Number or mask.
         axes: Exactly these.
         sign: 1 never negative, -1 never positive, 0 either.
-        need: Which of PREDICTION and TARGET must occur in it.
+        need: Which of TARGET and each player's PREDICTION must occur in it, as bits.
     """
 
     kind: Kind
@@ -80,3 +81,32 @@ class Grammar:
     depth: int = 8
     head: str = "body"
     rightness: Mapping[str, int] | None = None
+
+
+def bits_of_players(signature: Signature) -> tuple[int, ...]:
+    """The bit of `need` that stands for each player's predictions, in the order of the players."""
+    return tuple(PREDICTION if k == 0 else TARGET << k for k in range(len(signature.players)))
+
+
+def need_of(signature: Signature, inputs: Iterable[str]) -> int:
+    """What of a need these inputs bring; of several players, each needs a prediction, no mere parameter."""
+    bits = dict(zip(signature.players, bits_of_players(signature), strict=True))
+    need = 0
+    for name in inputs:
+        given = signature.inputs[name]
+        if given.role is Role.TARGET:
+            need |= TARGET
+        elif given.role is Role.PREDICTION or (given.role.is_differentiable and len(bits) == 1):
+            need |= bits[given.player]
+    return need
+
+
+def worth(need: int) -> float:
+    """How much oftener than a raw input something is chosen that speaks of predictions, target or both."""
+    return 1.0 + (PREDICTION if need & ~TARGET else 0) + (need & TARGET)
+
+
+def shares(need: int) -> tuple[int, ...]:
+    """What a part of a whole may bring of its need: nothing first, then little, the target before others."""
+    found = [part for part in range(need + 1) if not part & ~need]
+    return tuple(sorted(found, key=lambda part: (part.bit_count(), part & ~TARGET)))

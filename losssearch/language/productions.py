@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from losssearch.language.grammar import PREDICTION, TARGET, Grammar, Production, Terminal, Want
+from losssearch.language.grammar import TARGET, Grammar, Production, Terminal, Want, shares, worth
 from losssearch.language.primitives import PRIMITIVES, Form
 from losssearch.language.signature import AxisSet, Kind
 from losssearch.language.term import CONSTANT, LITERAL
@@ -128,7 +128,7 @@ class Productions:
             fitting = [args for sign, args in rules if want.sign in (0, sign)]
             if want.sign == 0 and any(sign == 0 for sign, _ in rules):
                 fitting = [args for sign, args in rules if sign == 0]
-            if op == "detach" and want.need & PREDICTION:
+            if op == "detach" and want.need & ~TARGET:
                 continue
             for signs in fitting:
                 kinds = [Kind.MASK if i in row.masks or op == "any" else Kind.REAL for i in range(len(signs))]
@@ -150,7 +150,7 @@ class Productions:
                 and (want.sign == 0 or (low >= 0 if want.sign > 0 else high <= 0))
             ):
                 # A value that already speaks of both is worth more than a raw input.
-                yield Production(1.0 + terminal.need, "leaf", None, (), terminal.term)
+                yield Production(worth(terminal.need), "leaf", None, (), terminal.term)
         if want.axes == 0 and want.need == 0 and want.kind is Kind.REAL:
             yield Production(6.0, CONSTANT, None, ())
             yield Production(3.0, LITERAL, None, ())
@@ -201,7 +201,5 @@ def _needs(need: int, count: int, op: str) -> list[tuple[int, ...]]:
         return [(0, need, 0), (0, 0, need)]
     if need == 0:
         return [(0,) * count]
-    splits: list[tuple[int, ...]] = [(need, 0), (0, need)]
-    if need == PREDICTION | TARGET:
-        splits += [(PREDICTION, TARGET), (TARGET, PREDICTION)]
-    return splits
+    whole: list[tuple[int, ...]] = [(need, 0), (0, need)]
+    return whole + [(part, need & ~part) for part in sorted(shares(need)[1:-1])]

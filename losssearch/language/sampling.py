@@ -1,10 +1,11 @@
 """How is a loss drawn at random so that it has a chance to be one?
 
-Terms grow from the top by the wanted type: kind, axes, sign, and whether prediction and target
+Terms grow from the top by the wanted type: kind, axes, sign, and whether predictions and target
 must occur below. A table of least completions keeps every draw inside the node and depth limits.
 Free growth rarely gives a loss that teaches anything, so there is growth *by role* too: a weight,
-never negative, times a rising function of how wrong the prediction is, plus a free term. One
-proposal, type check included, takes about a tenth of a millisecond.
+never negative, times a rising function of how wrong the prediction is, plus a free term. Where
+several players learn from one loss, each has such a term of its own. One proposal, type check
+included, takes about a tenth of a millisecond.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from losssearch.language.canonical import canonical
 from losssearch.language.drafts import drafts_of
 from losssearch.language.draws import Draws
 from losssearch.language.formula import parse, parse_term
-from losssearch.language.grammar import PREDICTION, TARGET, Grammar, Terminal, Want
+from losssearch.language.grammar import TARGET, Grammar, Terminal, Want, bits_of_players, need_of
 from losssearch.language.primitives import PRIMITIVES, Form
 from losssearch.language.productions import Productions
 from losssearch.language.program import Constant, Program
-from losssearch.language.signature import AxisSet, Kind, Role, Signature
+from losssearch.language.signature import AxisSet, Kind
 from losssearch.language.term import CONSTANT, LITERAL, NAME, Term, at, literal, name, paths
 
 FREE_TRIES = 20
@@ -56,6 +57,9 @@ _RISING = (
 )  # fmt: skip
 # Weights, from a wrongness.
 _WEIGHT = ("exp(-a*u)", "1 / (1 + a*u)", "u**a", "1 + a*u", "a + exp(-b*u)", "1 - a*exp(-u)")
+
+
+Side = Sequence[tuple[Terminal, int]]  # terminals of known rightness, with their directions
 
 
 class Sketch:
@@ -93,6 +97,9 @@ class Sampler:
         self.terminals = [self._terminal(n) for n in grammar.terminals]
         names = {str(t.term.data): t for t in self.terminals}
         self.right = [(names[n], d) for n, d in (grammar.rightness or {}).items() if n in names]
+        self._players = bits_of_players(self.signature)
+        #: The same, player by player: what speaks of no other.
+        self.sides = [[(t, d) for t, d in self.right if not t.need & ~TARGET & ~bit] for bit in self._players]
         self._penalised = [t for t in self.terminals if self._can_be_penalised(t)]
         self.body = Want(Kind.REAL, self.body_axes, 0, self._possible_need())
         self._sufficient: dict[frozenset[str], bool] = {}
@@ -136,15 +143,15 @@ class Sampler:
             program.root.kind,
             program.root.axes,
             interval,
-            _need_of(self.signature, program.inputs),
+            need_of(self.signature, program.inputs),
         )
 
     def _can_be_penalised(self, terminal: Terminal) -> bool:
-        """Speaks of the prediction alone, and can be reduced to the body's axes."""
+        """Speaks of predictions alone, and can be reduced to the body's axes."""
         more = terminal.axes & ~self.body_axes
         reduces = {"mean", "max", "sum"} & set(self.grammar.primitives)
         covers = terminal.axes & self.body_axes == self.body_axes
-        return terminal.need == PREDICTION and covers and (not more or bool(reduces))
+        return terminal.need > 0 and not terminal.need & TARGET and covers and (not more or bool(reduces))
 
     def _possible_need(self) -> int:
         need = 0
@@ -234,7 +241,7 @@ class Sampler:
         """Whether these inputs are all that a loss needs."""
         found = self._sufficient.get(inputs)
         if found is None:
-            need = _need_of(self.signature, inputs)
+            need = need_of(self.signature, inputs)
             found = self._sufficient[inputs] = need & self.body.need == self.body.need
         return found
 
@@ -261,23 +268,32 @@ class Sampler:
         raise FormulaError(f"no body was found with {nodes} nodes and {depth} levels")
 
     def by_role(self, draws: Draws) -> Program:
-        """One to three weighted rising functions of wrongness, added; sometimes a free term too."""
-        if not self.right or not self._templates["rising"]:
+        """One to three weighted rising functions of wrongness, added; sometimes a free term too.
+
+        Each player has one at least.
+        """
+        sums = {"add", "mul"} <= set(self.grammar.primitives)
+        alone = len(self.sides) == 1
+        if not (all(self.sides) and self._templates["rising"] and (sums or alone)):
             return self.free(draws)
         sketch = Sketch()
-        body = self.role_term(draws, sketch)
+        first, *others = self.sides
+        body = self.role_term(draws, sketch, first)
+        for side in others:
+            body = _sum(body, self.role_term(draws, sketch, side), draws, sketch)
         for chance in (0.5, 0.25):
             if draws.chance(chance) and "mul" in self.grammar.primitives:
-                more = self.role_term(draws, sketch)
-                body = Term("add", (body, Term("mul", (drawn_constant(1, draws, sketch), more))))
-        if draws.chance(0.4) and {"add", "mul"} <= set(self.grammar.primitives):
+                body = _sum(body, self.role_term(draws, sketch, self.right), draws, sketch)
+        if draws.chance(0.4) and sums:
             body = Term("add", (body, self.free_term(draws, sketch)))
         return self.program(body, sketch)
 
     def free_term(self, draws: Draws, sketch: Sketch) -> Term:
         """What need not know the target, with its factor: free growth, or a weak penalty on a prediction."""
         if not self._penalised or draws.chance(0.35):
-            want = self.body._replace(need=self.body.need & PREDICTION)
+            moves = self.body.need & ~TARGET
+            one = draws.pick(self._players) if len(self._players) > 1 else moves
+            want = self.body._replace(need=moves & one)
             grown = self._grown_small(want, 6, draws, sketch)
             return Term("mul", (drawn_constant(0, draws, sketch), grown))
         terminal = draws.pick(self._penalised)
@@ -293,9 +309,9 @@ class Sampler:
         factor = sketch.constant(draws.between(0.001, 1.0), 0.0001, 5.0)
         return Term("mul", (factor if draws.chance(0.8) else Term("neg", (factor,)), term))
 
-    def role_term(self, draws: Draws, sketch: Sketch) -> Term:
+    def role_term(self, draws: Draws, sketch: Sketch, side: Side) -> Term:
         """A weight, never negative, times a rising function of a wrongness."""
-        term = self.wrongness(draws, sketch)
+        term = self.wrongness(draws, sketch, side)
         for chance in (0.5, 0.2):
             if draws.chance(chance):
                 term = self.filled(draws.pick(self._templates["rising"]), {"u": term}, draws, sketch)
@@ -303,7 +319,7 @@ class Sampler:
             if draws.chance(0.7):
                 weight = self.filled(
                     draws.pick(self._templates["weight"]),
-                    {"u": self.wrongness(draws, sketch)},
+                    {"u": self.wrongness(draws, sketch, side)},
                     draws,
                     sketch,
                 )
@@ -315,9 +331,9 @@ class Sampler:
             term = Term("mul", (weight, term))
         return term
 
-    def wrongness(self, draws: Draws, sketch: Sketch) -> Term:
+    def wrongness(self, draws: Draws, sketch: Sketch, side: Side) -> Term:
         """Never negative, and larger the worse the prediction is."""
-        terminal, direction = draws.pick(self.right)
+        terminal, direction = draws.pick(side)
         low, high = terminal.interval
         if direction == 2:
             key = "size"
@@ -343,7 +359,8 @@ class Sampler:
         templates = self._templates["weight"]
         if not (templates and self.right):
             return Term("mul", (drawn_constant(1, draws, sketch), term))
-        weight = self.filled(draws.pick(templates), {"u": self.wrongness(draws, sketch)}, draws, sketch)
+        template = draws.pick(templates)
+        weight = self.filled(template, {"u": self.wrongness(draws, sketch, self.right)}, draws, sketch)
         return Term("mul", (weight, term))
 
     def _grown_small(self, want: Want, nodes: int, draws: Draws, sketch: Sketch) -> Term:
@@ -362,6 +379,10 @@ class Sampler:
         return Term(template.op, args, template.data)
 
 
+def _sum(body: Term, more: Term, draws: Draws, sketch: Sketch) -> Term:
+    return Term("add", (body, Term("mul", (drawn_constant(1, draws, sketch), more))))
+
+
 def drawn_constant(sign: int, draws: Draws, sketch: Sketch) -> Term:
     """A named constant: positive ones even on a logarithmic scale, others normal."""
     if sign > 0:
@@ -369,12 +390,6 @@ def drawn_constant(sign: int, draws: Draws, sketch: Sketch) -> Term:
     if sign < 0:
         return sketch.constant(-draws.between(0.1, 10.0), -20.0, -0.001)
     return sketch.constant(max(-10.0, min(10.0, draws.normal() * 1.5)), -10.0, 10.0)
-
-
-def _need_of(signature: Signature, inputs: Iterable[str]) -> int:
-    roles = {signature.inputs[i].role for i in inputs}
-    moves = any(role.is_differentiable for role in roles)
-    return PREDICTION * moves | TARGET * (Role.TARGET in roles)
 
 
 def _place_of_body(head: Term) -> tuple[int, ...]:

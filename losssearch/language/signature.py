@@ -56,6 +56,8 @@ class Input:
         role: Where it comes from.
         low, high: Operating range; facts are proved on it, probes are drawn from it.
         properties: Promises such as "simplex over c" or "one_hot".
+        player: Whose it is, where several learn from one loss, each by the slopes in what is its own; ""
+            where there is one learner.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Input:
     low: float = -float("inf")
     high: float = float("inf")
     properties: frozenset[str] = frozenset()
+    player: str = ""
 
     @property
     def interval(self) -> Interval:
@@ -138,6 +141,11 @@ class Signature:
     @cached_property
     def differentiable(self) -> tuple[str, ...]:
         return tuple(n for n, i in self.inputs.items() if i.role.is_differentiable)
+
+    @cached_property
+    def players(self) -> tuple[str, ...]:
+        """Who learns, in the order of the inputs; "" alone where nobody is named."""
+        return tuple(dict.fromkeys(self.inputs[n].player for n in self.differentiable))
 
     def axes_of(self, names: Iterable[str] | str) -> AxisSet:
         """The set that `names` (an iterable, or text such as 'n c') stand for."""
