@@ -123,6 +123,9 @@ class MLP:
     init: Literal["default", "he"] = "default"
 
 
+BETAS = (0.9, 0.999)  # Adam's usual ones
+
+
 @dataclass(frozen=True)
 class Setting:
     """Model, optimiser and budget of a proxy under one condition.
@@ -130,7 +133,8 @@ class Setting:
     Args:
         model: An `MLP`, or a function without arguments that makes a `torch.nn.Module`.
         optimiser: "sgd" (with momentum) or "adam".
-        momentum: Of SGD; Adam has its usual 0.9 and 0.999.
+        momentum: Of SGD.
+        betas: Of Adam in the structured trainer; in the population trainer it has the usual ones.
         batch: Samples a step; the incomplete last batch of an epoch is left out.
         epochs: Passes over the training data.
         evaluate_every: Epochs between two points of the curve.
@@ -142,6 +146,7 @@ class Setting:
     model: MLP | Callable[[], nn.Module] = MLP()
     optimiser: Literal["sgd", "adam"] = "sgd"
     momentum: float = 0.9
+    betas: tuple[float, float] = BETAS
     batch: int = 128
     epochs: int = 30
     evaluate_every: int = 5

@@ -12,6 +12,11 @@
     embedding.py    digits-unseen: classes that were never taught
     preference.py   answers: a toy policy
     contrastive.py  digits-views: no labels at all
+    adversarial.py  how two players learn from one loss
+    ring.py         ring: points made from noise
+    made.py         digits-made: digits made from noise
+    coded.py        digits-coded: a variational autoencoder
+    judges.py       small networks that judge digits
     user.py         a user's own task, or a user's own training loop
     registry.py     a proxy by name or "path/to/file.py:function"
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from losssearch.errors import ProxyError
 from losssearch.execution.plan import (
+    BETAS,
     MLP,
     GradientFn,
     MetricFn,
@@ -277,8 +278,9 @@ def _described(setting: Setting) -> str:
     model = setting.model
     if not isinstance(model, MLP):
         name = f"{getattr(model, '__module__', '')}.{getattr(model, '__qualname__', repr(model))}"
-        return f"{name} {replace(setting, model=MLP())!r}"
-    return repr(setting)
+        return f"{name} {_described(replace(setting, model=MLP()))}"
+    # Betas came later than the first stored evaluations, which all had these.
+    return repr(setting).replace(f", betas={BETAS}", "")
 
 
 def usual_rungs(second: str) -> tuple[Rung, ...]:

@@ -44,6 +44,9 @@ _BUILT_IN = {
     "digits-sharpened": "sharpening",
     "digits-tasks": "multitask",
     "digits-ranked": "ordinal",
+    "ring": "ring",
+    "digits-made": "made",
+    "digits-coded": "coded",
 }
 
 

@@ -137,7 +137,12 @@ def _result(proxy: Proxy, slopes: Slopes, run: Run) -> RunResult:
 def _train(proxy: Proxy, setting: Setting, split: Split, slopes: Slopes, run: Run) -> RunResult:
     learner = _Learner(proxy, setting, split)
     optimiser = torch.optim.AdamW(
-        learner.model.parameters(), lr=run.rate, weight_decay=run.decay, eps=_EPS, foreach=True
+        learner.model.parameters(),
+        lr=run.rate,
+        betas=setting.betas,
+        weight_decay=run.decay,
+        eps=_EPS,
+        foreach=True,
     )
     parts = {"valid": split.valid} | ({"test": split.test} if split.test is not None else {})
     headline = "test" if run.stage == "audit" else "valid"

@@ -18,6 +18,7 @@ from losssearch.execution.reference import evaluate
 from losssearch.language.formula import parse
 from losssearch.outcomes import Outcome
 from losssearch.proxies import embedding
+from losssearch.proxies.adversarial import NOISE
 from losssearch.proxies.base import Proxy
 from losssearch.proxies.registry import load_proxy
 from losssearch.proxies.structured import Slopes, Task
@@ -25,8 +26,10 @@ from losssearch.proxies.training import train
 from losssearch.screening.probes import stratified
 from losssearch.spaces import load_space
 
-TASKS = ["queries", "shapes", "scenes", "digits-unseen", "answers", "digits-views"]
-TASKS += ["digits-sharpened", "digits-tasks", "digits-ranked"]
+TASKS = [
+    "queries", "shapes", "scenes", "digits-unseen", "answers", "digits-views", "ring", "digits-made",
+    "digits-coded", "digits-sharpened", "digits-tasks", "digits-ranked",
+]  # fmt: skip
 
 
 def slopes_of(space: str, formula: str) -> Slopes:
@@ -44,6 +47,7 @@ def slopes_of(space: str, formula: str) -> Slopes:
         ("preference", "dpo"),
         ("vae", "beta_vae"),
         ("embedding", "cos_face"),
+        ("gan", "wgan_gp"),
         ("preference", "mean(chosen - 2 * rejected, 'n')"),
     ],
 )
@@ -205,6 +209,46 @@ class Spoilt(Task):
         return dict.fromkeys(("ndcg_error", "reciprocal_error", "swapped"), float("nan"))
 
 
+@pytest.mark.parametrize("name", ["ring", "digits-made"])
+def test_each_player_is_taught_by_a_loss_of_its_own_written_out(name: str) -> None:
+    """One batch: the weights' slopes are those of two losses in plain torch, one a player."""
+    proxy = load_proxy(name)
+    model: Any = proxy.setting().model()
+    x, y = (torch.as_tensor(part[:40]) for part in proxy.split(0).train)
+    assert proxy.task is not None
+    shown, _ = proxy.task.batch(x, y, torch.Generator().manual_seed(0))
+    given = model(shown)
+    assert torch.equal(given["g_real"], given["d_real"])
+    torch.testing.assert_close(given["g_fake"], given["d_fake"])
+    slopes = slopes_of("gan", "gan_non_saturating")
+    found = slopes({name: value.detach() for name, value in given.items()})
+    torch.autograd.backward([given[n] for n in found], list(found.values()))
+    ours = [p.grad.clone() for p in model.parameters()]
+
+    made = model.generator(shown[:, x.shape[1] : -1])
+    score, bce = model.discriminator, nn.functional.binary_cross_entropy_with_logits
+    real, fake = torch.ones(len(x)), torch.zeros(len(x))
+    makes = torch.autograd.grad(bce(score(made), real), [*model.generator.parameters()])
+    tells = torch.autograd.grad(
+        bce(score(x), real) + bce(score(made.detach()), fake), [*model.discriminator.parameters()]
+    )
+    for mine, written in zip(ours, [*makes, *tells], strict=True):
+        torch.testing.assert_close(mine, written, rtol=1e-4, atol=1e-6)
+
+
+def test_the_length_of_the_scores_gradient_is_that_of_small_steps() -> None:
+    model: Any = load_proxy("ring").setting().model().double()
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.randn(6, NOISE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    share = torch.full((6, 1), 0.25, dtype=torch.float64)
+    found = model(torch.cat([x, noise, share], 1))["grad_norm"]
+    between = x + 0.25 * (model.generator(noise) - x)
+    step = 1e-6 * torch.eye(2, dtype=torch.float64)
+    score = model.discriminator
+    slope = torch.stack([(score(between + s) - score(between - s)) / 2e-6 for s in step], 1)
+    torch.testing.assert_close(found, slope.norm(dim=1), rtol=1e-5, atol=1e-8)
+
+
 def test_whatever_goes_wrong_is_an_outcome() -> None:
     proxy: Proxy = load_proxy("queries")
     good = slopes_of("ranking", "pairwise_hinge")
@@ -257,12 +301,17 @@ def test_a_job_is_plain_data_both_ways() -> None:
     assert set(answer["runs"][0]["metrics"]) == {"iou_error", "class_error", "ap_error"}
 
 
+RUNAWAY = "mean(softplus(-gap) + softplus(g_fake), 'n m')"  # the generator helps the discriminator
+
 CONTESTS = [
     ("queries", "pairwise_hinge", "mean(relu(gap), 'n s k', pair)", 0.1),  # pairs the wrong way round
     ("shapes", "ce_dice", "mean(dot(p, -log_p, 'c'), 'n s', valid)", 0.1),  # sure of anything
     ("scenes", "iou", "mean(cls, 'n s', pos)", 0.05),  # no word about places
     ("digits-unseen", "contrastive", "mean(d2, 'n m', same)", 0.1),  # nothing pushes: all coincide
     ("answers", "dpo", "mean(-chosen - rejected, 'n')", 0.2),  # likes both answers
+    ("ring", "lsgan", RUNAWAY, 1.0),
+    ("digits-made", "lsgan", RUNAWAY, 500.0),
+    ("digits-coded", "elbo", "mean(misfit, 'n')", 50.0),  # no word about the code
     ("digits-views", "nt_xent", "mean(square(1 - cosine), 'n m', positive)", 0.03),  # nothing pushes
     ("digits-sharpened", "perceptual_layers", "mean(rough, 'n')", 0.3),  # blank paper is smoothest
     ("digits-tasks", "uncertainty_weighting", "min(losses, 'l')", 0.1),  # drops all tasks but the easiest

@@ -17,13 +17,17 @@ from torch import Tensor
 
 from losssearch.proxies import contrastive, sharpening
 from losssearch.proxies.boxes import ap_error, iou
+from losssearch.proxies.coded import negative_log_likelihood
 from losssearch.proxies.contrastive import alignment, probe_error, uniformity, view
 from losssearch.proxies.embedding import map_r_error, recall_error
 from losssearch.proxies.judges import judge
+from losssearch.proxies.made import classes_missed
 from losssearch.proxies.multitask import slant, stroke_width, unexplained
 from losssearch.proxies.ordinal import deal
 from losssearch.proxies.preference import drift, missed
 from losssearch.proxies.ranking import ndcg_error, reciprocal_error, swapped
+from losssearch.proxies.registry import load_proxy
+from losssearch.proxies.ring import energy, modes_missed, stray
 from losssearch.proxies.segmentation import boundary_error, miou_error
 from losssearch.proxies.sharpening import Sharpener, Sharpening, psnr, roughness
 
@@ -324,3 +328,100 @@ def test_lists_are_of_ten_to_twenty_different_samples() -> None:
     assert all(len(set(one)) == len(one) for one in lists)
     assert np.mean([len(one) for one in lists]) == pytest.approx(15, abs=0.5)
     assert {i for one in lists for i in one} == set(range(60))
+
+
+# What was made.
+
+
+def test_the_energy_distance_is_that_of_all_pairs() -> None:
+    a, b = torch.tensor(RNG.normal(size=(5, 2))), torch.tensor(RNG.normal(1.0, 2.0, size=(7, 2)))
+
+    def apart(one: Tensor, two: Tensor) -> float:
+        return float(np.mean([math.dist(p, q) for p in one.tolist() for q in two.tolist()]))
+
+    assert energy(a, b) == pytest.approx(2 * apart(a, b) - apart(a, a) - apart(b, b), abs=1e-12)
+    assert energy(a, a) == pytest.approx(0, abs=1e-12)
+    assert energy(torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]])) == pytest.approx(10)
+
+
+def points(seed: int) -> Tensor:
+    return torch.as_tensor(load_proxy("ring").split(seed).valid[0])
+
+
+def test_neither_one_cloud_nor_a_blur_passes_for_the_ring() -> None:
+    real, other = points(0), points(1)
+    one = real[real[:, 0] > 0.7 + 0.15 * abs(real[:, 1])]  # what lies to the right
+    blur = real + 0.3 * torch.randn(real.shape, generator=torch.Generator().manual_seed(0))
+    assert energy(real, other) < 0.006
+    assert energy(one, other) > 0.5
+    assert energy(blur, other) > 3 * energy(real, other)
+
+
+def test_modes_are_missed_that_get_less_than_a_tenth_of_their_due() -> None:
+    where = [(math.cos(k * math.pi / 4), math.sin(k * math.pi / 4)) for k in range(8)]
+
+    def cloud(*counts: int, beside: int = 0) -> Tensor:
+        rows = [list(p) for p, count in zip(where, counts, strict=False) for _ in range(count)]
+        return torch.tensor(rows + [[5.0, 0.0]] * beside)
+
+    assert (modes_missed(cloud(*[10] * 8)), stray(cloud(*[10] * 8))) == (0, 0)
+    assert modes_missed(cloud(30, 30, 20)) == 5 / 8
+    assert modes_missed(cloud(394, 394, 12)) == 5 / 8  # 12 of 800: more than a tenth of 100
+    assert modes_missed(cloud(396, 396, 8)) == 6 / 8
+    assert (modes_missed(cloud(beside=8)), stray(cloud(beside=8))) == (1, 1)
+    assert stray(cloud(*[10] * 8, beside=20)) == 20 / 100
+    assert stray(points(0)) < 0.02  # of real points e^-4.5, or .011, lie beyond three deviations
+
+
+def test_classes_count_as_made_only_where_they_can_be_read() -> None:
+    hot = torch.eye(4, dtype=torch.float64)
+    even = hot.repeat(10, 1)
+    assert classes_missed(even) == 0
+    assert classes_missed(hot[:2].repeat(20, 1)) == 2 / 4
+    assert classes_missed(0.8 * even + 0.05) == 1  # all at .85
+    assert classes_missed(torch.cat([hot[0].expand(399, 4), hot[1:]])) == 3 / 4  # one of 402 each
+
+
+# The likelihood of a code of one component: the prior times Bernoulli's, summed on a fine grid.
+
+LOGITS = torch.tensor([[1.5, -2.0, 0.7], [0.2, 0.5, -1.0]], dtype=torch.float64)  # slope and offset a pixel
+IMAGES = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 1]], dtype=torch.float64)
+
+
+def decode(z: Tensor) -> Tensor:
+    return z * LOGITS[0] + LOGITS[1]
+
+
+def exact_nll() -> float:
+    z = np.linspace(-9, 9, 20001)
+    p = 1 / (1 + np.exp(-(z[:, None] * LOGITS[0].numpy() + LOGITS[1].numpy())))
+    prior = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
+    return float(
+        np.mean([-math.log((prior * np.where(x > 0, p, 1 - p).prod(1)).sum()) for x in IMAGES.numpy()])
+    )
+
+
+def bound(k: int, seed: int, mu: float = 0.3, log_var: float = -0.5) -> float:
+    noise = torch.randn(k, 3, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    shape = torch.ones(3, 1, dtype=torch.float64)
+    return negative_log_likelihood(IMAGES, mu * shape, log_var * shape, noise, decode)
+
+
+def test_with_many_draws_the_bound_is_the_likelihood() -> None:
+    exact = exact_nll()
+    for mu, log_var in ((0.3, -0.5), (0.0, 0.0), (-0.5, 0.4)):
+        assert bound(200_000, 0, mu, log_var) == pytest.approx(exact, abs=0.01)
+
+
+def test_with_few_draws_it_lies_above_and_falls_with_their_number() -> None:
+    few, some = (np.mean([bound(k, seed) for seed in range(400)]) for k in (1, 10))
+    assert few > some + 0.05
+    assert some > exact_nll()
+
+
+def test_a_decoder_that_ignores_the_code_has_the_likelihood_of_its_pixels() -> None:
+    logits = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
+    zero, noise = torch.zeros(3, 1), torch.randn(4, 3, 1, generator=torch.Generator().manual_seed(0))
+    found = negative_log_likelihood(IMAGES, zero, zero, noise, lambda z: logits.expand(*z.shape[:-1], 3))
+    pixels = torch.nn.functional.binary_cross_entropy_with_logits(logits.expand(3, 3), IMAGES)
+    assert found == pytest.approx(3 * float(pixels), abs=1e-6)
