@@ -12,11 +12,15 @@
     embedding.py    digits-unseen: classes that were never taught
     preference.py   answers: a toy policy
     contrastive.py  digits-views: no labels at all
+    ordinal.py      digits-ranked: lists of digits in order
+    sharpening.py   digits-sharpened: pictures from a quarter of their pixels
+    multitask.py    digits-tasks: class, slant and stroke width at once
     adversarial.py  how two players learn from one loss
     ring.py         ring: points made from noise
     made.py         digits-made: digits made from noise
     coded.py        digits-coded: a variational autoencoder
     judges.py       small networks that judge digits
+    images.py       a user's own images as arrays
     user.py         a user's own task, or a user's own training loop
     registry.py     a proxy by name or "path/to/file.py:function"
 
