@@ -112,7 +112,7 @@ def _read(programs: Sequence[Program], strings: Sequence[String], bulk: Bulk) ->
     kept = np.flatnonzero(finite)
     if not len(kept):
         return result
-    whole = [strings[k] for k in kept]
+    whole = [strings[int(k)] for k in kept]
     second = bulk.run(whole, "double", np.append(plain, other[_TOLD_BY]), valued=False)
     names = [names_of(programs[int(k)]) for k in kept]
     for name in dict.fromkeys(own[0] for own in names):
