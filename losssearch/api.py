@@ -15,6 +15,7 @@ from losssearch.spaces import load_space
 
 if TYPE_CHECKING:
     from losssearch.execution.module import LossModule
+    from losssearch.execution.named import NamedLoss
     from losssearch.insight.insight import Insight
     from losssearch.insight.suggest import Suggestion
     from losssearch.result import Discovered
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 MODULE_ARGUMENTS = ("reduction", "weight", "ignore_index", "label_smoothing", "provided", "learnable")
 
 
-def loss(name: str, *, space: str | Path | None = None, **arguments: Any) -> LossModule:
-    """A classical loss as a torch module, called as `loss(input, target)`.
+def loss(name: str, *, space: str | Path | None = None, **arguments: Any) -> LossModule | NamedLoss:
+    """A classical loss as a torch module: `loss(input, target)`, or of named tensors if that is too little.
 
     Args:
         name: Such as "focal"; `losssearch losses` lists them.
         space: Where to look; None takes the first of multiclass, binary, regression, ... that has it.
-        arguments: Constants of the loss by name, and arguments of `LossModule` such as `reduction`.
+        arguments: Constants of the loss by name, and arguments of `LossModule` such as `reduction`, or of
+            `NamedLoss`.
 
     Raises:
         SpaceError: No loss is called so.
@@ -37,11 +39,11 @@ def loss(name: str, *, space: str | Path | None = None, **arguments: Any) -> Los
     >>> loss("focal", gamma=2.0).formula
     "mean(-alpha * (1 - p_t)**gamma * log_pt, 'n')"
     """
-    from losssearch.execution.module import module_for
+    from losssearch.execution.named import loss_module
 
     found, classical = find(name, space)
     options = {k: arguments.pop(k) for k in MODULE_ARGUMENTS if k in arguments}
-    return module_for(with_constants(classical, arguments), found.task, **options)
+    return loss_module(with_constants(classical, arguments), found.task, **options)
 
 
 def parse(

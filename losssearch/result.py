@@ -14,6 +14,7 @@ from losssearch.store.rows import CandidateRow, Found, ProposalRow, Ranked
 
 if TYPE_CHECKING:
     from losssearch.execution.module import LossModule
+    from losssearch.execution.named import NamedLoss
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,15 @@ class Discovered:
 
         return to_latex(self.program)
 
-    def module(self, **arguments: Any) -> LossModule:
-        """The loss as a torch module: `loss(input, target)`; see `LossModule` for the arguments."""
-        from losssearch.execution.module import module_for
+    def module(self, **arguments: Any) -> LossModule | NamedLoss:
+        """The loss as a torch module: `loss(input, target)`, or of named tensors where that is too little.
 
-        return module_for(self.program, self.space.task, identity=self.reference, **arguments)
+        Args:
+            arguments: See `LossModule` and `NamedLoss`.
+        """
+        from losssearch.execution.named import loss_module
+
+        return loss_module(self.program, self.space.task, identity=self.reference, **arguments)
 
     def evidence(self) -> dict[str, Any]:
         """What speaks for it, as plain data for an exported file."""

@@ -45,6 +45,7 @@ from losssearch.spaces import load_space
 
 if TYPE_CHECKING:
     from losssearch.execution.module import LossModule
+    from losssearch.execution.named import NamedLoss
 
 FORMULA, CONSTANTS, SCALE, ORIGIN = "formula", "constants", "scale", "origin"
 MARK = "losssearch"
@@ -90,7 +91,7 @@ class LossSearchSampler(BaseSampler):
         self._lock = threading.Lock()
         self._begin()
 
-    def suggest(self, trial: Trial | FrozenTrial, **arguments: Any) -> LossModule:
+    def suggest(self, trial: Trial | FrozenTrial, **arguments: Any) -> LossModule | NamedLoss:
         """The loss of a trial, as a torch module `loss(input, target)`, scaled to the reference's gradient.
 
         Args:
@@ -101,7 +102,7 @@ class LossSearchSampler(BaseSampler):
         Raises:
             UsageError: A finished trial has no loss; the study has several objectives.
         """
-        from losssearch.execution.module import module_for
+        from losssearch.execution.named import loss_module
 
         if isinstance(trial, Trial) and _mark(trial) is None:
             with self._lock:
@@ -109,7 +110,7 @@ class LossSearchSampler(BaseSampler):
         if FORMULA not in trial.user_attrs:
             raise UsageError(f"Trial {trial.number} has no loss: its objective never called `suggest`.")
         scale, identity = trial.user_attrs.get(SCALE, 1.0), f"trial {trial.number}"
-        return module_for(self._read(trial), self.space.task, scale=scale, identity=identity, **arguments)
+        return loss_module(self._read(trial), self.space.task, scale=scale, identity=identity, **arguments)
 
     def point(
         self, loss: str, constants: Mapping[str, ConstantLike] | None = None, **values: float

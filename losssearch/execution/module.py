@@ -261,7 +261,7 @@ def module_for(program: Program, task: str, **arguments: Any) -> LossModule:
         raise UsageError(
             f"A loss of the task {task!r} is no module loss(input, target); "
             f"those of {', '.join(MODULES)} are. "
-            "Its value is `execution.reference.evaluate(program, inputs)`."
+            "`execution.named.loss_module` makes one of named tensors."
         )
     kind = MODULES[task]
     values = {name: arguments.pop(name) for name in program.constant_values if name in arguments}

@@ -110,7 +110,7 @@ def parts_of(program: Program, task: str) -> Parts:
             )
     prediction, target = found[Role.PREDICTION][0].name, found[Role.TARGET][0].name
     divided = split(program)
-    names = _names(program)
+    names = given_names(program)
     if isinstance(divided, Coupled):
         whole = [canonical(program)]
     else:
@@ -138,7 +138,7 @@ def parts_of(program: Program, task: str) -> Parts:
     )
 
 
-def _names(program: Program) -> dict[str, str]:
+def given_names(program: Program) -> dict[str, str]:
     """The canonical name of each constant -> the name that it was given."""
     simplifier = Simplifier(program.signature, program.constants)
     memo: list[int] = []

@@ -69,7 +69,7 @@ def _slopes(space: str, formula: str, constants: Constants) -> Slopes:
 
 
 def _module(space: str, formula: str, constants: Constants, scale: float) -> Any:
-    from losssearch.execution.module import module_for
+    from losssearch.execution.named import loss_module
 
     # A black box trains with whatever it likes, so its loss is a module; the scale evens out the units.
-    return module_for(_program(space, formula, constants), load_space(space).task, scale=scale)
+    return loss_module(_program(space, formula, constants), load_space(space).task, scale=scale)

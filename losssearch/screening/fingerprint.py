@@ -5,11 +5,11 @@ probes up to one factor common to all batches: the known result is credited. The
 when the factor changes from batch to batch (a squared cross entropy, a schedule in front of it): that is
 tagged, never called a discovery, but trained.
 
-Prints that agree have the same two marks, sums of all directions with fixed weights, but for rounding. One mark
-is looked up, three dictionary reads; the other tells strangers apart, of whom there are some in every bucket
-once a million losses are known. What is kept of a known loss is its formula and one number, under 1 kB, and for
-the few thousand met last the gradient too; of another it is found anew when a candidate has its marks, which
-takes some thousandths of a second.
+Prints that agree have the same two marks, sums of all directions with fixed weights, but for rounding. One
+mark is looked up, three dictionary reads; the other tells strangers apart, of whom there are some in every
+bucket once a million losses are known. What is kept of a known loss is its formula and one number, under 1
+kB, and for the few thousand met last the gradient too; of another it is found anew when a candidate has its
+marks, which takes some thousandths of a second.
 """
 
 from __future__ import annotations
