@@ -4,13 +4,14 @@ scikit-learn's 1797 digits; one small network with three heads tells the class o
 and how wide its strokes are. The last two come from formulas on the image, standardised on the training part.
 Labels are spoilt in training and validation, each task's differently: a tenth of the classes is drawn anew,
 and noise lies on slants and, three times as much, on widths, whose squared errors are therefore the greatest
-and teach the least. The audit's test labels are right. As in `digits.py` a fixed third of the images is the
-audit pool, which no search sees. One training takes about a quarter of a second of one core.
+and teach the least. The audit's test labels are right. How much each task counts is drawn anew for each
+split, told to losses as `weight`, and kept to by the error. As in `digits.py` a fixed third of the images is
+the audit pool, which no search sees. One training takes about a quarter of a second of one core.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import cast
 
@@ -28,6 +29,7 @@ from losssearch.proxies.structured import Task
 SIZES = {"train": 600, "valid": 500, "test": 500}
 WRONG = 0.1  # share of the classes that are drawn anew; none under "clean"
 NOISE = {"slant": 0.5, "width": 1.5}  # in deviations of the right labels; none under "clean"
+WEIGHTS = (0.5, 1.0, 2.0)  # how much the tasks count, in an order of the split's own
 _SIDE, _CLASSES = 8, 10
 
 
@@ -79,7 +81,12 @@ class Reading(Task):
         }
         if not bool(torch.isfinite(logits).all()):
             each["class_error"] = float("nan")
-        return {"mean_error": sum(each.values()) / 3, **each}
+        return {"weighted_error": weighted(list(each.values()), split.provided["weight"].tolist()), **each}
+
+
+def weighted(errors: Sequence[float], weight: Sequence[float]) -> float:
+    """Mean of the errors of the tasks, each counted as it weighs."""
+    return sum(w * e for w, e in zip(weight, errors, strict=True)) / sum(weight)
 
 
 def unexplained(found: Tensor, truth: Tensor) -> float:
@@ -170,8 +177,8 @@ def _split(seed: int, condition: str, stage: Stage) -> Split:
     if "clean" not in condition.split("+"):
         parts[:2] = [(x, _spoilt(y, draw)) for x, y in parts[:2]]  # the test labels stay right
     test = parts[2] if len(parts) > 2 else None
-    seed = seed_of("digits-tasks", stage, seed)
-    return Split(seed, parts[0], parts[1], test, {"weight": np.ones(3, np.float32)})
+    weight = generator("digits-tasks", "weight", stage, seed).permutation(WEIGHTS).astype(np.float32)
+    return Split(seed_of("digits-tasks", stage, seed), parts[0], parts[1], test, {"weight": weight})
 
 
 def digits_tasks() -> Proxy:
@@ -180,7 +187,7 @@ def digits_tasks() -> Proxy:
         name="digits-tasks",
         title="Class, slant and stroke width of handwritten digits at once, labels unequally noisy",
         space="multitask",
-        metric="mean_error",
+        metric="weighted_error",
         guards=("class_error", "slant_error", "width_error"),
         draw=_split,
         default=Setting(

@@ -191,6 +191,20 @@ def test_as_many_labels_are_spoilt_as_promised() -> None:
     assert (found != right).mean() == pytest.approx(0.25 * 0.8, abs=0.05)
 
 
+def test_the_error_of_several_tasks_counts_each_as_the_loss_is_told() -> None:
+    proxy = load_proxy("digits-tasks")
+    loss = slopes_of("multitask", "weighted_sum")
+    orders = set()
+    for split in range(6):
+        weight = proxy.split(split).provided["weight"]
+        orders.add(tuple(weight))
+        assert sorted(weight) == [0.5, 1, 2]
+        (result,) = proxy.train([loss], [Run(0, split, 0.003, epochs=4)])
+        each = [result.metrics[name] for name in proxy.guards]
+        assert result.metric == pytest.approx(np.average(each, weights=weight))
+    assert len(orders) > 2  # a formula cannot take the weights for constants
+
+
 def test_class_embeddings_are_learnt_beside_the_network() -> None:
     proxy = load_proxy("digits-unseen")
     loss = slopes_of("embedding", "cos_face")
