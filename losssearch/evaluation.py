@@ -3,9 +3,9 @@
 A chunk of losses is one job, and its composition does not depend on the number of workers, so that a search
 gives the same results on any pool and after any restart. Answers that arrive together are stored in one
 transaction, and workers begin while later jobs are still being written, so that one driver keeps a thousand
-workers busy. Where time is the budget, a job holds some seconds of work at most, so that slow trainings keep
-all workers busy too. A job that kills or hangs its worker is split until the culprit is alone; it gets one
-more try and is then recorded as poison.
+workers busy. Where time is the budget and runs are trained one after the other, a job holds some seconds of
+work at most, so that slow trainings keep all workers busy too. A job that kills or hangs its worker is split
+until the culprit is alone; it gets one more try and is then recorded as poison.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class Evaluator:
         proxy_name: How a worker finds the proxy.
         deadline_s: Seconds that one training may take.
         runs_a_job: About how many trainings make one job.
-        job_s: About how many seconds one job takes at most; None is as long as `runs_a_job` trainings take.
+        job_s: About how many seconds a job takes at most, unless the proxy stacks runs; None is as long as
+            `runs_a_job` trainings take.
         watch: Called as answers arrive, with the number of trainings done.
         trained: Trainings done so far by this object, reused ones not counted.
         costs: Seconds that a worker takes for a training, by condition and epochs; of those looked at last.
@@ -97,7 +98,7 @@ class Evaluator:
 
     def evaluate(self, contenders: Sequence[Contender]) -> list[list[RunResult]]:
         """The results of every contender's runs, in their order. Rows of unknown losses are added."""
-        if self.job_s is not None and not self.costs and len(contenders) > 1:
+        if self._in_short_jobs and not self.costs and len(contenders) > 1:
             # Nobody knows yet how much a job may hold: the first loss tells it.
             return self.evaluate(contenders[:1]) + self.evaluate(contenders[1:])
         results: Results = {}
@@ -113,6 +114,10 @@ class Evaluator:
             self._collect(waiting, results, protocol, timeout_s=1.0)
         self._learn_costs(results)
         return [[results[c.key, run] for run in c.runs] for c in contenders]
+
+    @property
+    def _in_short_jobs(self) -> bool:
+        return self.job_s is not None and not self.proxy.stacked
 
     def price(self, runs: Sequence[Run]) -> float:
         """About how many seconds all workers together take; an unknown kind counts as the dearest."""
@@ -132,7 +137,7 @@ class Evaluator:
     def _chunks(self, contenders: Sequence[Contender]) -> list[list[Contender]]:
         """What makes one job each; where jobs are short, the runs of one loss are dealt to several."""
         most = self.runs_a_job
-        if self.job_s is not None:
+        if self.job_s is not None and self._in_short_jobs:
             dearest = max((self._cost(run) for c in contenders for run in c.runs), default=0.0)
             most = max(1, min(most, int(self.job_s / max(dearest, 1e-9))))
         if most < self.runs_a_job:

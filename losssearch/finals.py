@@ -145,11 +145,13 @@ def _slim(
     for entry in sorted(entries, key=lambda e: e.order):
         if not entry.variant and math.isfinite(entry.value):
             best.setdefault(structure_key(state.ledger.program(entry)), entry)
-    half = state.left() / 2
+    half, whole = state.left() / 2, len(state.proxy.runs(1, [0]))
     judged = half / state.price(rung)
-    parents = list(best.values())[:SLIMMED] if judged >= 1 else []
-    trained = half / state.evaluator.price(state.proxy.runs(1, [0])[:1])
-    most = min(trained, FINALISTS * len(state.proxy.runs(FINAL_RUNG, [0])))
+    parents = list(best.values())[:SLIMMED]
+    most = (half / state.price(1) - len(parents)) * whole  # they may have to be trained there first
+    if judged < 1 or most < 0:
+        return [], []
+    most = min(most, FINALISTS * len(state.proxy.runs(FINAL_RUNG, [0])))
     made = [
         (program, parent.key)
         for parent in parents

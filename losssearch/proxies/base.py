@@ -155,6 +155,11 @@ class Proxy:
         return frozenset({"progress", *self.split(0).provided})
 
     @property
+    def stacked(self) -> bool:
+        """Whether runs are trained side by side, so that they cost less in one job than in several."""
+        return self.task is None and self.custom is None
+
+    @property
     def reference(self) -> str:
         """The loss to whose gradient all others are scaled."""
         return load_space(self.space).reference

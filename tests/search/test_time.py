@@ -28,7 +28,8 @@ from losssearch.spaces import load_space
 from losssearch.store.rows import run_text
 from losssearch.store.store import Store
 
-POINTS = f"{Path(__file__).parent / 'tasks.py'}:points"
+TASKS = Path(__file__).parent / "tasks.py"
+POINTS, BLACK = f"{TASKS}:points", f"{TASKS}:black"
 SIZE = 2
 
 
@@ -149,7 +150,7 @@ def test_the_start_losses_are_trained_however_little_time_there_is(search, hire)
     result = spec.run(time=1.0)
     assert result.best.score is not None
     assert rounds(spec)[0] == 2
-    assert workers.busy == 5 * (4 + (8 * 2 + 4) / SIZE)  # the reference by one worker, the rest by both
+    assert workers.busy == 5 * (4 + 8 * 2 + 4)  # the reference on two rungs, in one job, and one more loss
 
 
 @pytest.mark.parametrize("more", [45, 700])
@@ -190,7 +191,7 @@ def text(run: Run) -> str:
 @pytest.fixture
 def contenders() -> list[Contender]:
     losses = list(load_space("multiclass").seeds)[:9]
-    runs = tuple(load_proxy(POINTS).runs(1, [0]))
+    runs = tuple(load_proxy(BLACK).runs(1, [0]))
     return [Contender(candidate_key(x.program), x.program, 1.0, runs) for x in losses]
 
 
@@ -200,8 +201,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-def evaluator(store: Store, workers: Workers, job_s: float | None) -> Evaluator:
-    return Evaluator(store, workers, load_space("multiclass"), load_proxy(POINTS), POINTS, job_s=job_s)
+def evaluator(store: Store, workers: Workers, job_s: float | None, proxy: str = BLACK) -> Evaluator:
+    return Evaluator(store, workers, load_space("multiclass"), load_proxy(proxy), proxy, job_s=job_s)
 
 
 @pytest.mark.parametrize("cost", [0.7, 1.9, 50.0])
@@ -218,13 +219,14 @@ def test_slow_trainings_are_dealt_to_short_jobs(store: Store, contenders, cost: 
     assert again == found
 
 
-def test_fast_trainings_and_those_without_a_clock_make_the_usual_jobs(store: Store, contenders) -> None:
-    for job_s, cost in ((4.0, 0.001), (None, 100.0)):
+def test_fast_trainings_stacked_ones_and_those_without_a_clock_make_the_usual_jobs(contenders) -> None:
+    for job_s, cost, proxy in ((4.0, 0.001, BLACK), (4.0, 100.0, POINTS), (None, 100.0, BLACK)):
         workers = Workers(cost)
-        fresh = [Contender(c.key, c.program, c.scale, c.runs[i : i + 4]) for c in contenders for i in (0, 4)]
-        with Store.open("sqlite://") as own:
-            evaluator(own, workers, job_s).evaluate(fresh)
-        assert sum(len(job) == RUNS_A_JOB for job in workers.jobs) == 2
+        with Store.open("sqlite://") as store:
+            evaluator(store, workers, job_s, proxy).evaluate(contenders)
+        sizes = [len(job) for job in workers.jobs]
+        assert sum(sizes) == 9 * 8
+        assert sizes.count(RUNS_A_JOB) == 2
 
 
 def test_the_price_of_trainings_is_the_time_that_all_workers_take(store: Store, contenders) -> None:
