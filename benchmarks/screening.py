@@ -11,7 +11,8 @@ verdicts, and the share on which both agree is printed.
 
     python -m benchmarks.screening [--candidates N] [--processes P] [--full]
 
-`--full` runs the million, without extrapolation (five minutes and 1.5 GB on two cores).
+`--full` runs the million with prediction optimisation, without extrapolation. It tells how far it is, and
+what it has measured so far is in its JSON file at any time, so that a run that is broken off is not lost.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +48,16 @@ ROUND = 256
 GOAL_US = 600.0
 MILLION = 1_000_000
 WARM_UP = 2_000  # candidates before the clock of the short form starts: compiling, words seen first
+PART = 20 * ROUND  # candidates of a process between two looks at how far it is
+
+Answers = list[dict[str, Any]]
 
 
-def screened(seed: int, count: int, *, descend: bool, warm_up: int = 0) -> dict[str, Any]:
-    """Screen `count` random candidates; seconds by stage, counts by screen, and the keys of what passed."""
+def screened(seed: int, count: int, *, descend: bool, warm_up: int = 0) -> Iterator[dict[str, Any]]:
+    """Screen `count` random candidates; gives seconds by stage and counts by screen so far, and at the end.
+
+    `keys` are those of what passed since the answer before.
+    """
     space = load_space("multiclass")
     controller = make_controller("random", space, [(s.name, s.program) for s in space.seeds], seed)
     screens = Screens.of(space)
@@ -59,61 +67,80 @@ def screened(seed: int, count: int, *, descend: bool, warm_up: int = 0) -> dict[
         screens.judge_all([p.program for p in controller.ask(min(ROUND, warm_up - first))])
     screens.take_counts()
     keys: list[str] = []
+    passed = 0
     proposing, began, ran = 0.0, time.perf_counter(), time.process_time()
     for first in range(0, count, ROUND):
         start = time.perf_counter()
         proposals = controller.ask(min(ROUND, count - first))
         proposing += time.perf_counter() - start
         verdicts = screens.judge_all([p.program for p in proposals])
-        keys += [v.case.key for v in verdicts if v.rejection is None]
-    return {
-        "candidates": count,
-        "seconds": time.perf_counter() - began,
-        "cpu_s": time.process_time() - ran,
-        "proposal_s": proposing,
-        "screens": screens.take_counts(),
-        "passed": len(keys),
-        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "keys": keys,
-    }
+        found = [v.case.key for v in verdicts if v.rejection is None]
+        passed += len(found)
+        keys += found
+        done = first + len(proposals)
+        if done == count or done % PART == 0:
+            yield {
+                "candidates": done,
+                "seconds": time.perf_counter() - began,
+                "cpu_s": time.process_time() - ran,
+                "proposal_s": proposing,
+                "screens": {name: n.to_dict() for name, n in screens.counts.items()},
+                "passed": passed,
+                "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "keys": keys,
+            }
+            keys = []
 
 
 def work(seed: int, count: int, descend: bool, warm_up: int, out: str) -> None:
-    """What one process does: its answer is a JSON line, its keys a text file."""
+    """What one process does: its answers are lines of JSON in one file, its keys lines of another."""
     torch.set_num_threads(1)
     # Programs hold no cycles: looking for some costs a third of the time.
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
-    answer = screened(seed, count, descend=descend, warm_up=warm_up)
-    Path(out).write_text("\n".join(answer.pop("keys")))
-    print(json.dumps(answer))
+    with open(f"{out}.keys", "w") as keys, open(f"{out}.json", "w") as answers:
+        for answer in screened(seed, count, descend=descend, warm_up=warm_up):
+            keys.writelines(f"{key}\n" for key in answer.pop("keys"))
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
 
 
-def in_processes(count: int, processes: int, *, descend: bool, warm_up: int) -> dict[str, Any]:
-    """The same in several processes at once, and what it costs to put their keys together."""
+def in_processes(
+    count: int, processes: int, *, descend: bool, warm_up: int, tell: Callable[[Answers], None]
+) -> dict[str, Any]:
+    """The same in several processes at once, and what it costs to put their keys together.
+
+    Args:
+        count, processes, descend, warm_up: Candidates of all processes; as for `screened`.
+        tell: Is given the newest answer of each process whenever there is a new one.
+    """
     command = [sys.executable, "-m", "benchmarks.screening", "--work"]
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         running = [
             subprocess.Popen(
                 [*command, json.dumps([seed, count // processes, descend, warm_up, f"{folder}/{seed}"])],
-                stdout=subprocess.PIPE,
-                text=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
             for seed in range(processes)
         ]
-        answers = []
+        answers: Answers = []
+        busy = True
+        while busy:
+            busy = any(process.poll() is None for process in running)
+            newest = [_newest(Path(f"{folder}/{seed}.json")) for seed in range(processes)]
+            if None not in newest and newest != answers:
+                answers = [answer for answer in newest if answer is not None]
+                tell(answers)
+            time.sleep(0.1 * busy)
+        wall = time.perf_counter() - began
         for process in running:
-            out, _ = process.communicate()
             if process.returncode:
                 raise RuntimeError(f"a process of the benchmark ended with {process.returncode}")
-            answers.append(json.loads(out))
-        wall = time.perf_counter() - began
         began = time.perf_counter()
         together: set[str] = set()
         for seed in range(processes):
-            together.update(Path(f"{folder}/{seed}").read_text().split())
+            together.update(Path(f"{folder}/{seed}.keys").read_text().split())
         merging = time.perf_counter() - began
     return {
         "processes": answers,
@@ -121,6 +148,13 @@ def in_processes(count: int, processes: int, *, descend: bool, warm_up: int) -> 
         "merge_s": merging,
         "found_twice": sum(a["passed"] for a in answers) - len(together),
     }
+
+
+def _newest(file: Path) -> dict[str, Any] | None:
+    """The last whole line of a process's answers, if there is one."""
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    found: dict[str, Any] | None = json.loads(lines[-1]) if lines else None
+    return found
 
 
 def peer(programs: list[Program]) -> tuple[float, list[str]]:
@@ -256,17 +290,33 @@ def main() -> None:
     warm_up = 0 if given.full else WARM_UP
     count = MILLION if given.full else given.candidates
     rows: dict[str, Any] = {"goal_us": GOAL_US}
+
+    def write() -> None:
+        RESULTS.mkdir(exist_ok=True)
+        name = "screening_full.json" if given.full else "screening.json"
+        (RESULTS / name).write_text(json.dumps(rows, indent=2) + "\n")
+
     for title, descend in (("proposal to fingerprint", False), ("with prediction optimisation", True)):
-        if descend and given.full:
+        if given.full and not descend:
             continue
-        found = in_processes(count, given.processes, descend=descend, warm_up=warm_up)
+
+        def tell(answers: Answers, title: str = title) -> None:
+            done = sum(a["candidates"] for a in answers)
+            each = sum(a["cpu_s"] for a in answers) / done * 1e6
+            rows[title] = {"candidates": done, "processes": answers}
+            if done < count:
+                write()
+                print(f"{done} of {count} candidates, {each:.0f} us of processor time each", flush=True)
+
+        found = in_processes(count, given.processes, descend=descend, warm_up=warm_up, tell=tell)
         each = show(title, found)
         if given.full:
             print(f"a million candidates took {found['wall_s'] / 60:.1f} minutes of wall time")
         else:
             minutes = each * MILLION / given.processes / 6e7
             print(f"extrapolated: a million candidates in {minutes:.1f} minutes on {given.processes} cores")
-        rows[title] = {"us_a_candidate": each, "load": os.getloadavg()[0], **found}
+        rows[title] |= {"us_a_candidate": each, "load": os.getloadavg()[0], **found}
+        write()
     if not given.full:
         rows["peer"] = against = against_peer(200)
         ratios = sorted(against["ratios"])
@@ -275,9 +325,7 @@ def main() -> None:
             f"with torch autograd {against['loop_us']:.0f} us; ratio {ratios[len(ratios) // 2]:.1f} "
             f"({ratios[0]:.1f} to {ratios[-1]:.1f}); verdicts agree on {against['agreed']:.1%}"
         )
-    RESULTS.mkdir(exist_ok=True)
-    name = "screening_full.json" if given.full else "screening.json"
-    (RESULTS / name).write_text(json.dumps(rows, indent=2) + "\n")
+    write()
 
 
 if __name__ == "__main__":
