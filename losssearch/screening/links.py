@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from losssearch.execution.kernel.interpreter import OUT, X, run_rows
+from losssearch.execution.kernel.interpreter import KEEPS, OUT, X, run_rows
 from losssearch.screening.fragments import KIND, RESULT, RESULTS, SCRATCH, TEMPORARY
 
 Floats = NDArray[np.floating]
@@ -73,7 +73,7 @@ class Bound:
         )  # fmt: skip
 
 
-@njit(cache=True)
+@njit(cache=KEEPS)
 def link(
     calls: Wholes, starts: Wholes, rows: Wholes, spans: Wholes, places: Wholes
 ) -> tuple[Wholes, Wholes, int]:
@@ -142,7 +142,7 @@ def link(
     return code[:at], found, slots
 
 
-@njit(cache=True)
+@njit(cache=KEEPS)
 def _reads(rows: Wholes, spans: Wholes) -> tuple[NDArray[np.bool_], int]:
     """Which of its operands each fragment reads, and the most temporaries that one has."""
     reads = np.zeros((len(spans), RESULT), np.bool_)
@@ -158,13 +158,13 @@ def _reads(rows: Wholes, spans: Wholes) -> tuple[NDArray[np.bool_], int]:
     return reads, temporaries
 
 
-@njit(cache=True)
+@njit(cache=KEEPS)
 def _is_needed(result: int, last: Wholes, places: Wholes) -> bool:
     """Whether a call's result is wanted, or read later."""
     return bool(places[result - RESULTS] >= 0 if result >= RESULTS else last[result] >= 0)
 
 
-@njit(cache=True)
+@njit(cache=KEEPS)
 def _renumber(code: Wholes, scratch: int, starts: Wholes) -> None:
     """Operands as the interpreter numbers them: slots, scratch, then each kind from its start."""
     for i in range(len(code)):

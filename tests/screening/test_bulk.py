@@ -61,6 +61,30 @@ def test_values_and_slopes_are_those_of_the_reference(space: str) -> None:
         )
 
 
+@pytest.mark.parametrize("space", SPACES)
+def test_a_string_runs_on_batches_of_every_size(space: str) -> None:
+    """Among them a batch of one sample; asked for slopes alone, it gives the same."""
+    signature = load_space(space).signature
+    probes = stratified(signature).inputs
+    small = {n: v.numpy() for n, v in probes.items()}
+    along = {n: signature.inputs[n].axes.index("n") + 1 for n in probes if "n" in signature.inputs[n].axes}
+    first = Bulk(signature, small)
+    [name] = signature.predictions
+    for samples in (1, 7):
+        inputs = {n: v.narrow(along[n], 0, samples) if n in along else v for n, v in probes.items()}
+        bulk = Bulk(signature, {n: v.numpy() for n, v in inputs.items()})
+        for program in map(canonical, seeds(space)):
+            string = first.string(program)
+            found = bulk.run([string], "double")
+            alone = bulk.run([string], "double", valued=False, wrt=[name])
+            with torch.no_grad():
+                slope = loss_gradient(program, name)(inputs).numpy()
+            np.testing.assert_allclose(
+                found.slopes[name][0], slope, rtol=1e-6, atol=1e-9, err_msg=program.text
+            )
+            assert np.array_equal(alone.slopes[name], found.slopes[name], equal_nan=True), program.text
+
+
 def test_a_candidate_does_not_know_who_is_judged_beside() -> None:
     programs = [canonical(p) for p in drawn("multiclass", 20)]
     for together, program in zip(readings(programs), programs, strict=True):

@@ -7,6 +7,7 @@ import torch
 
 from losssearch.language.formula import parse
 from losssearch.outcomes import Outcome
+from losssearch.screening import fingerprint
 from losssearch.screening.fingerprint import AGREE
 from losssearch.screening.pipeline import SCREENS, Screens
 from losssearch.screening.scale import gradient_scale
@@ -130,6 +131,12 @@ def test_what_was_judged_before_a_restart_is_remembered():
     assert second.judge(space.losses["gce"].program).rejection.outcome is Outcome.DUPLICATE
     factor = program("mean((1 - exp(q * log_pt)) / q * 7, 'n')", q=0.7)
     assert second.judge(factor).rejection.outcome is Outcome.EQUIVALENT
+
+
+def test_a_known_loss_is_recognised_when_its_print_is_no_longer_kept(monkeypatch):
+    monkeypatch.setattr(fingerprint, "RECENT", 1)
+    verdict = judged("mean(3 * (1 - p_t), 'n')", known=["mae", "cross_entropy", "gce"])
+    assert verdict.rejection.outcome is Outcome.EQUIVALENT
 
 
 def test_every_space_lists_known_screens_and_each_has_a_title():
