@@ -29,7 +29,7 @@ from losssearch.store.rows import ScoreUpdate
 from losssearch.tuning import BATCH, SEARCH_SPLITS, Tuned, try_settings
 
 FINALISTS = 24
-LEAST = 3  # finalists that make finals worth their cost
+LEAST = 3  # finalists that make finals worth their cost; they may take all of the time
 FINALISTS_SHARE = 0.45  # of the finals' time is for the finalists, the rest for tuning and ablation
 TUNED = 4  # finalists whose constants are tuned
 SETTINGS = 24  # tried for each
@@ -79,9 +79,10 @@ def _finalists(state: Session) -> tuple[list[Entry], int]:
     if state.controller.objectives > 1:
         best += _front(state, {e.key for e in best})
     new = [e for e in best if e.rung < FINAL_RUNG]
-    paid = state.left() * FINALISTS_SHARE / state.price(FINAL_RUNG)
-    if paid >= min(LEAST, len(new)):
-        unpaid = {e.key for e in new[int(min(paid, len(new))) :]}
+    most = state.left() / state.price(FINAL_RUNG)
+    if most >= min(LEAST, len(new)):
+        paid = max(LEAST, min(most * FINALISTS_SHARE, len(new)))
+        unpaid = {e.key for e in new[int(paid) :]}
         return [e for e in best if e.key not in unpaid], FINAL_RUNG
     rung = max(e.rung for e in state.ledger if math.isfinite(e.value))
     return state.ledger.diverse(FINALISTS, rung), rung
