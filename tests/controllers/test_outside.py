@@ -230,6 +230,15 @@ def test_what_the_search_does_not_allow_is_refused_with_the_reason() -> None:
     assert "does not use cumsum" in whys
 
 
+def test_the_primer_of_a_game_says_who_moves_what() -> None:
+    text = primer(load_space("gan"))
+    assert "  d_fake(m): prediction of the discriminator, from -30 to 30\n" in text
+    assert "  g_fake(m): prediction of the generator, from -30 to 30\n" in text
+    assert "  g_real(n): provided, from -30 to 30\n" in text
+    assert "Each player learns by the slopes in its own inputs alone" in text
+    assert "player" not in primer(SPACE)
+
+
 def test_the_primer_names_every_word_of_the_search_and_no_other() -> None:
     text = primer(SPACE)
     for name in SPACE.search.primitives:

@@ -225,7 +225,10 @@ class Spoilt(Task):
 
 @pytest.mark.parametrize("name", ["ring", "digits-made"])
 def test_each_player_is_taught_by_a_loss_of_its_own_written_out(name: str) -> None:
-    """One batch: the weights' slopes are those of two losses in plain torch, one a player."""
+    """One batch: the weights' slopes are those of two losses in plain torch, one a player.
+
+    So are they where the pair's value is computed and sent back by torch, as a person would train.
+    """
     proxy = load_proxy(name)
     model: Any = proxy.setting().model()
     x, y = (torch.as_tensor(part[:40]) for part in proxy.split(0).train)
@@ -238,6 +241,10 @@ def test_each_player_is_taught_by_a_loss_of_its_own_written_out(name: str) -> No
     found = slopes({name: value.detach() for name, value in given.items()})
     torch.autograd.backward([given[n] for n in found], list(found.values()))
     ours = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    value = evaluate(load_space("gan").losses["gan_non_saturating"].program, model(shown))
+    value.backward()  # type: ignore[no-untyped-call]
+    persons = [p.grad.clone() for p in model.parameters()]
 
     made = model.generator(shown[:, x.shape[1] : -1])
     score, bce = model.discriminator, nn.functional.binary_cross_entropy_with_logits
@@ -246,8 +253,9 @@ def test_each_player_is_taught_by_a_loss_of_its_own_written_out(name: str) -> No
     tells = torch.autograd.grad(
         bce(score(x), real) + bce(score(made.detach()), fake), [*model.discriminator.parameters()]
     )
-    for mine, written in zip(ours, [*makes, *tells], strict=True):
+    for mine, person, written in zip(ours, persons, [*makes, *tells], strict=True):
         torch.testing.assert_close(mine, written, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(person, written, rtol=1e-4, atol=1e-6)
 
 
 def test_the_length_of_the_scores_gradient_is_that_of_small_steps() -> None:

@@ -11,14 +11,15 @@ from losssearch.language.signature import Kind
 from losssearch.spaces import Space
 
 _LETTERS = "xyz"
+_PLAYERS = "Each player learns by the slopes in its own inputs alone; the formula holds a prediction of each."
 
 
 def primer(space: Space) -> str:
     """The language and this space, for a reader who knows losses and nothing of either."""
     signature, search = space.signature, space.search
     inputs = [
-        f"  {name}({', '.join(i.axes)}): {i.role.value}, from {i.low:g} to {i.high:g}"
-        + (f"; {', '.join(sorted(i.properties))}" if i.properties else "")
+        f"  {name}({', '.join(i.axes)}): {i.role.value}{f' of the {i.player}' if i.player else ''}, "
+        f"from {i.low:g} to {i.high:g}" + (f"; {', '.join(sorted(i.properties))}" if i.properties else "")
         for name, i in signature.inputs.items()
         if name in search.terminals
     ]
@@ -35,6 +36,7 @@ def primer(space: Space) -> str:
             f"A loss for {space.title.lower()} is one formula; lower is better. Its form is {space.head},",
             f"where body has at most {search.nodes} nodes and is at most {search.depth} deep.",
             f"Better predictions: {signature.better}.",
+            *([_PLAYERS] if len(signature.players) > 1 else []),
             "",
             "Inputs, with their axes:",
             *inputs,
