@@ -4,7 +4,7 @@ In one step: the discriminator's scores hold what was made as a constant, and th
 made goes through a discriminator whose weights are constants. So the slopes of one loss teach each player by
 its own scores alone, both at once. Real and made samples are as many. The length of the gradient on lines
 between them is always there, since a model does not know what a loss reads; it costs another pass through the
-discriminator, and that a loss reads it costs a quarter of the training's time.
+discriminator, and a loss that reads it takes about a quarter longer to train.
 
 Adam remembers no slope here (beta_1 = 0), since the other player turns them.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from losssearch.proxies.structured import Task
 
 NOISE = 8  # components of what the generator starts from
-BETAS = (0.0, 0.99)  # Karras et al. 2019, arXiv:1812.04948, App. C
+BETAS = (0.0, 0.99)  # Karras et al. 2018, arXiv:1710.10196, App. A.1
 
 
 class Players(nn.Module):

@@ -67,7 +67,7 @@ def energy(a: Tensor, b: Tensor) -> float:
         Not negative; 0 for the same points. Of large samples 0 only if both are spread alike.
 
     Source:
-        Szekely & Rizzo 2013, J. Stat. Plan. Inference 143, Eq. (2.1) and (6.1).
+        Szekely & Rizzo 2013, J. Stat. Plan. Inference 143, 1249-1272.
     """
     one, two = a.double(), b.double()
     between, first, second = (torch.cdist(*p).mean() for p in ((one, two), (one, one), (two, two)))
