@@ -311,7 +311,6 @@ def test_a_loss_that_breaks_its_contract_fails_the_check(folder: Path) -> None:
         (["audit", "demo", "--splits", "1"], "splits >= 2"),
         (["export", "focal", "--to", "no/such/folder.py"], "No such file"),
         (["export", "focal", "--to", "a.py", "--format", "word"], "torch, json, latex"),
-        (["export", "gaussian_nll", "--to", "a.py"], "log_var"),
         (["check", "no_such.py"], "no_such.py"),
         (["check", "focl"], "focal"),
         (["check", "focal", "--only", "speed"], "'speed'"),

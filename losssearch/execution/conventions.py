@@ -1,7 +1,7 @@
-"""How does a loss of torch take its input and target, and what does it give back?
+"""How does a loss of torch take its tensors, and what does it give back?
 
-Three tasks, each a mixin whose methods need torch alone, so that an exported loss carries them as
-they stand:
+Mixins whose methods need torch alone, so that an exported loss carries them as they stand. Three
+tasks are called as `loss(input, target)`:
 
     Multiclass    logits (N, C), (N, C, d1, ...) or (C,); class indices of any integer dtype,
     one-hot or soft labels Binary        logits of any shape; targets of the same shape in [0, 1]
@@ -11,7 +11,8 @@ A loss hands in `_terms(x, target)`: for flat samples the value of each, and its
 None. Samples that are ignored get the prediction 0 and the weight 0, so whatever stood there
 reaches neither value nor gradient. Half
 precision is computed, and returned, in float32: that is the island under autocast, since nothing
-here multiplies matrices. No branch depends on data.
+here multiplies matrices. No branch depends on data. What reads anything else takes tensors by
+their names (`Named`) and gives one number.
 """
 
 from __future__ import annotations
@@ -208,6 +209,34 @@ class Binary(Labelled):
         return value.reshape(input.shape)
 
 
+class Named(nn.Module):
+    """Tensors by their names, one number out."""
+
+    inputs: dict[str, str]  # what a call takes, and over which axes: {"e": "n c", "same": "n m"}
+    copies: dict[str, str]  # axis -> the axis that it is a copy of, and as long as
+    masks: tuple[str, ...]
+
+    def _prepared(self, *given: Tensor) -> list[Tensor]:
+        """The inputs, in their order, all in the precision of the first; masks as booleans."""
+        dtype = given[0].dtype
+        if dtype in (torch.float16, torch.bfloat16) or not dtype.is_floating_point:
+            dtype = torch.float32
+        ready: list[Tensor] = []
+        sizes: dict[str, tuple[int, str]] = {}
+        for (name, axes), x in zip(self.inputs.items(), given, strict=True):
+            shape, names = tuple(x.shape), axes.split()
+            if len(names) != len(shape):
+                raise ValueError(f"`{name}` must have the axes ({', '.join(names)}), but has shape {shape}.")
+            for axis, size in zip(names, shape, strict=True):
+                known, where = sizes.setdefault(self.copies.get(axis, axis), (size, name))
+                if size != known:
+                    raise ValueError(
+                        f"`{name}` has shape {shape}: its {axis} is {size}, but that of `{where}` is {known}."
+                    )
+            ready.append(x.bool() if name in self.masks else x.to(dtype))
+        return ready
+
+
 def given(
     name: str, value: Tensor | None, x: Tensor, sizes: tuple[int, ...], default: float | None
 ) -> Tensor:
@@ -250,6 +279,7 @@ __all__ = [
     "Convention",
     "Labelled",
     "Multiclass",
+    "Named",
     "Regression",
     "bounded",
     "given",

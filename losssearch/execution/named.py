@@ -9,26 +9,23 @@ the slopes in what is its own. A call costs the operations of the formula.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from losssearch.errors import UsageError
-from losssearch.execution.conventions import bounded, unbounded
-from losssearch.execution.module import MODULES, LossModule, module_for
-from losssearch.execution.parts import given_names
+from losssearch.execution.conventions import Named, bounded, unbounded
+from losssearch.execution.module import LossModule, module_for
+from losssearch.execution.parts import as_given, called_with, is_called
 from losssearch.execution.reference import Compiled
-from losssearch.language.canonical import candidate_key, canonical
+from losssearch.language.canonical import candidate_key
 from losssearch.language.formula import format_number
 from losssearch.language.program import Program
 from losssearch.language.signature import Role
 
-_HALF = (torch.float16, torch.bfloat16)
 
-
-class NamedLoss(nn.Module):
+class NamedLoss(Named):
     """A program of any space as a loss of named tensors, called as `loss(name=tensor, ...)`.
 
     Args:
@@ -38,10 +35,10 @@ class NamedLoss(nn.Module):
         scale: Factor of the value.
         identity: Where the loss comes from, for people.
 
-    A call gives one number, shape (). It takes every input that the formula reads (`inputs` says them, with
-    their axes), but for `progress`, which `set_progress` moves. Axes of one name have one size in a call, and
-    so have copies of an axis. Half precision is computed and returned in float32; masks may be booleans or
-    numbers. Nothing is broadcast.
+    A call gives one number, shape (). It takes every input that the formula reads (`inputs` says them,
+    predictions first, with their axes), but for `progress`, which `set_progress` moves. Axes of one name
+    have one size in a call, and so have copies of an axis. Half precision is computed and returned in
+    float32; masks may be booleans or numbers. Nothing is broadcast.
 
     Raises:
         UsageError: An argument does not fit.
@@ -56,21 +53,19 @@ class NamedLoss(nn.Module):
         super().__init__()
         self.program, self.formula, self.key = program, program.text, candidate_key(program)
         self.scale, self.learnable, self.identity = scale, learnable, identity
-        plain = canonical(program)
-        self._run, self._given = Compiled(plain), given_names(program)
+        plain = as_given(program)
+        self._run = Compiled(plain)
         signature = program.signature
-        self._axes = {n: i.axes for n, i in signature.inputs.items() if n in plain.inputs}
-        self._schedules = [n for n in self._axes if signature.inputs[n].role is Role.SCHEDULE]
+        self.inputs, self._schedules = called_with(plain)
+        if not self.inputs:
+            raise UsageError(f"The loss reads nothing that a call could give: {program.text}")
+        self.copies = dict(signature.copies)
+        self.masks = tuple(n for n in self.inputs if signature.inputs[n].role is Role.MASK)
         self._learned = [c for c in program.constants if c.learnable] or list(program.constants)
         self._learned *= learnable
         for c in self._learned:
             self.register_parameter(f"raw_{c.name}", nn.Parameter(unbounded(c.value, c.low, c.high)))
         self.register_buffer("progress", torch.tensor(0.0))
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        """What a call takes, and over which axes: {"e": "n c", "same": "n m"}."""
-        return {name: " ".join(axes) for name, axes in self._axes.items() if name not in self._schedules}
 
     @property
     def constants(self) -> dict[str, float]:
@@ -85,43 +80,20 @@ class NamedLoss(nn.Module):
         self.progress.fill_(progress)
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        self._check(inputs)
-        signature = self.program.signature
-        dtype = next((inputs[n].dtype for n in signature.predictions if n in inputs), torch.float32)
-        dtype = torch.float32 if dtype in _HALF or not dtype.is_floating_point else dtype
-        given = {
-            name: value if signature.inputs[name].role is Role.MASK else value.to(dtype)
-            for name, value in inputs.items()
-        }
+        takes = ", ".join(f"{name} ({axes})" for name, axes in self.inputs.items())
+        for name in (*self.inputs, *inputs):
+            if (name in self.inputs) != (name in inputs):
+                what = f"needs the input {name!r}" if name in self.inputs else f"reads no input {name!r}"
+                raise ValueError(f"The loss {what}. It takes {takes}.")
+        ready = self._prepared(*(inputs[name] for name in self.inputs))
+        dtype, given = ready[0].dtype, dict(zip(self.inputs, ready, strict=True))
         given |= {name: self.progress.to(dtype) for name in self._schedules}
-        names = {c.name for c in self._learned}
-        learned = {own: self._value(n).to(dtype) for own, n in self._given.items() if n in names}
+        learned = {c.name: self._value(c.name).to(dtype) for c in self._learned}
         return self._run(given, learned)[0].reshape(()) * self.scale
 
     def _value(self, name: str) -> Tensor:
         c = next(c for c in self._learned if c.name == name)
         return bounded(cast(Tensor, getattr(self, f"raw_{name}")), c.low, c.high)
-
-    def _check(self, inputs: Mapping[str, Tensor]) -> None:
-        wanted = self.inputs
-        told = ", ".join(f"{name} ({axes})" for name, axes in wanted.items())
-        for name in (*wanted, *inputs):
-            if (name in wanted) != (name in inputs):
-                what = f"needs the input {name!r}" if name in wanted else f"reads no input {name!r}"
-                raise ValueError(f"The loss {what}. It takes {told}.")
-        copies = self.program.signature.copies
-        sizes: dict[str, tuple[int, str]] = {}
-        for name, value in inputs.items():
-            axes = self._axes[name]
-            shape = tuple(value.shape)
-            if len(axes) != len(shape):
-                raise ValueError(f"`{name}` must have the axes ({', '.join(axes)}), but has shape {shape}.")
-            for axis, size in zip(axes, shape, strict=True):
-                known, where = sizes.setdefault(copies.get(axis, axis), (size, name))
-                if size != known:
-                    raise ValueError(
-                        f"`{name}` has shape {shape}: its {axis} is {size}, but that of `{where}` is {known}."
-                    )
 
     def extra_repr(self) -> str:
         settings = [f"{name}={format_number(round(value, 12))}" for name, value in self.constants.items()]
@@ -143,7 +115,7 @@ def loss_module(program: Program, task: str, **arguments: Any) -> LossModule | N
         UsageError: An argument is unknown or does not fit.
         FormulaError: A constant is outside its range.
     """
-    if task in MODULES:
+    if is_called(program, task):
         return module_for(program, task, **arguments)
     values = {name: arguments.pop(name) for name in program.constant_values if name in arguments}
     if unknown := sorted(set(arguments) - {"learnable", "scale", "identity"}):

@@ -138,6 +138,23 @@ def parts_of(program: Program, task: str) -> Parts:
     )
 
 
+def is_called(program: Program, task: str) -> bool:
+    """Whether a call `loss(input, target)` gives all that the loss reads."""
+    inputs = program.signature.inputs
+    return task in TASKS and not any(_is_beyond(inputs[name]) for name in canonical(program).inputs)
+
+
+def called_with(program: Program) -> tuple[dict[str, str], tuple[str, ...]]:
+    """What a loss of named tensors takes, with the axes of each, and what is moved between calls.
+
+    Predictions come first, masks last: the first lends its dtype.
+    """
+    inputs = [i for i in program.signature.inputs.values() if i.name in program.inputs]
+    schedules = tuple(i.name for i in inputs if i.role is Role.SCHEDULE and not i.axes)
+    inputs.sort(key=lambda i: (i.role is not Role.PREDICTION, i.role is Role.MASK))
+    return {i.name: " ".join(i.axes) for i in inputs if i.name not in schedules}, schedules
+
+
 def given_names(program: Program) -> dict[str, str]:
     """The canonical name of each constant -> the name that it was given."""
     simplifier = Simplifier(program.signature, program.constants)
@@ -146,6 +163,11 @@ def given_names(program: Program) -> dict[str, str]:
         memo.append(simplifier.visit(step.op, [memo[i] for i in step.args], step.data))
     given = simplifier.program([memo[i] for i in program.outputs]).constants
     return {c.name: g.name for c, g in zip(canonical(program).constants, given, strict=True)}
+
+
+def as_given(program: Program) -> Program:
+    """The canonical form, with the constants' given names."""
+    return _joined([canonical(program)], given_names(program))
 
 
 def _joined(programs: Sequence[Program], names: dict[str, str]) -> Program:
@@ -173,8 +195,13 @@ def _opened(signature: Signature, task: str) -> Signature:
     return replace(signature, inputs=inputs)
 
 
+def _is_beyond(i: Input) -> bool:
+    sample = "n" in i.axes and i.role not in (Role.PREDICTION, Role.TARGET)
+    return i.role is Role.PARAMETER or sample
+
+
 def _provided(signature: Signature, i: Input) -> Provided:
-    if i.role is Role.PARAMETER or "n" in i.axes:
+    if _is_beyond(i):
         what = "parameters of a model" if i.role is Role.PARAMETER else "one value a sample"
         raise UsageError(
             f"The loss reads {i.name!r}, {what}, which a call loss(input, target) does not give."

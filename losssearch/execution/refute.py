@@ -62,16 +62,26 @@ class _Twice:
         return float(self._slow(inputs)[0])
 
 
-def probe(signature: Signature, generator: Generator, scale: float) -> dict[str, Tensor]:
-    """Random inputs in fp64: predictions of that scale, hard labels, the rest in its range."""
-    return {name: _drawn(item, signature, generator, scale) for name, item in signature.inputs.items()}
+def probe(
+    signature: Signature,
+    generator: Generator,
+    scale: float,
+    sizes: tuple[int, int] = (SAMPLES, CLASSES),
+) -> dict[str, Tensor]:
+    """Random inputs in fp64: predictions of that scale, hard labels, the rest in its range.
+
+    Sizes are of "n" and its copies, and of every other axis.
+    """
+    return {name: _drawn(item, signature, generator, scale, sizes) for name, item in signature.inputs.items()}
 
 
-def _drawn(item: Input, signature: Signature, generator: Generator, scale: float) -> Tensor:
+def _drawn(
+    item: Input, signature: Signature, generator: Generator, scale: float, sizes: tuple[int, int]
+) -> Tensor:
     import torch
 
     samples = {"n", *(a for a, origin in signature.copies.items() if origin == "n")}
-    shape = [SAMPLES if axis in samples else CLASSES for axis in item.axes]
+    shape = [sizes[axis not in samples] for axis in item.axes]
     normal = torch.randn(shape, generator=generator, dtype=torch.float64)
     if item.role is Role.MASK:
         return normal > 0

@@ -4,7 +4,7 @@ Each primitive is printed from its own torch function: a function of one line is
 place, a longer one becomes a helper whose source is copied. Expressions are syntax trees until
 the end, so that no text of a user is ever pasted into code, and parentheses come out right.
 Values keep the names of the definitions that they are. A loss of classes is printed twice, for
-labels as rows and for class indices (`execution.labels`).
+labels as rows and for class indices (`execution.labels`); one of named tensors is printed whole.
 """
 
 from __future__ import annotations
@@ -15,34 +15,41 @@ import inspect
 import keyword
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, reduce
 from typing import Any, cast
 
 from torch import nn
 
+from losssearch.errors import ExportError
 from losssearch.execution import shortcuts
 from losssearch.execution.labels import ByIndex, Word, by_index
 from losssearch.execution.parts import Parts
 from losssearch.language.bounds import bounds
 from losssearch.language.primitives import PRIMITIVES, Form, Primitive
-from losssearch.language.program import Instruction
+from losssearch.language.program import Instruction, Program
 from losssearch.language.signature import Kind, Signature
 from losssearch.language.simplify import Simplifier
 from losssearch.language.term import CONSTANT, LITERAL, SIZE
 
 #: An expression longer than this is cut by giving its longest part a name.
 LONGEST = 72
+#: A function whose one line is longer than this is called, not written out.
+LONGEST_IN_PLACE = 60
 
 _INFIX = ("add", "sub", "mul", "neg", "square")
 
 #: What generated code speaks of by these names already.
 _TAKEN = {
-    *("self", "torch", "nn", "Tensor", "Any", "input", "inf", "name", "value", "task", "main"),
-    *("given", "bounded", "unbounded", "shown", "formula", "key", "coupled", "dense", "ranges"),
-    *("reduction", "weight", "ignore_index", "label_smoothing", "learnable", "not_applicable"),
-    *("sum_and_count", "set_progress", "settings", "names", "values", "low", "high"),
+    *("self", "torch", "nn", "Tensor", "Any", "inf", "name", "value", "task", "main"),
+    *("bounded", "unbounded", "shown", "formula", "key", "ranges", "inputs", "copies", "masks"),
+    *("learnable", "not_applicable", "set_progress", "settings", "names", "values", "low", "high"),
     *shortcuts.__all__,
+}
+#: And the code of a loss that is called as loss(input, target).
+_TAKEN_BY_CALLS = {
+    *("input", "given", "coupled", "dense", "reduction", "weight", "ignore_index", "label_smoothing"),
+    "sum_and_count",
 }
 
 
@@ -55,17 +62,14 @@ class Printed:
         outputs: Expressions of the value and, if there is one, of the weight.
         by_index: The same two for class indices; None where these must come as one-hot rows.
         helpers: Functions that the statements call, in order of need.
-        attributes: Name of a constant or provided input -> the identifier that it goes by.
-        prediction, target: What the statements call these.
+        names: Constant or input -> the identifier that it goes by.
     """
 
     lines: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     by_index: tuple[list[str], list[str]] | None = None
     helpers: list[Callable[..., Any]] = field(default_factory=list)
-    attributes: dict[str, str] = field(default_factory=dict)
-    prediction: str = "logits"
-    target: str = "target"
+    names: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -74,45 +78,87 @@ class _Value:
     number: bool = False  # a Python number, or a tensor without axes that stands for one
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """What the statements stand in.
+
+    Args:
+        program: What to print.
+        signature: With the operating ranges under which the program was made canonical.
+        arguments: Inputs that are whole tensors where the statements begin; the first lends its dtype.
+        base: Axes that every tensor has.
+        whole: Whether the value is one number.
+        any_size: Whether an axis may be empty.
+        target: The input that holds labels.
+        by_index: What the program is on class indices.
+    """
+
+    program: Program
+    signature: Signature
+    arguments: tuple[str, ...]
+    base: tuple[str, ...] = ()
+    whole: bool = True
+    any_size: bool = False
+    target: str = ""
+    by_index: ByIndex | None = None
+
+
 def printed(parts: Parts, signature: Signature, multiclass: bool) -> Printed:
-    """Code for the value and weight of a loss.
+    """Code for the value and weight of a loss that is called as `loss(input, target)`.
 
     Args:
         parts: What to print.
         signature: With the operating ranges under which the program was made canonical.
         multiclass: Whether predictions stand over "n c", not "n".
     """
-    code = _Printer(parts, signature, multiclass, None).print()
+    frame = _Frame(
+        parts.program,
+        signature,
+        (parts.prediction, parts.target),
+        ("n", "c") if multiclass else ("n",),
+        whole=bool(parts.coupled),
+        target=parts.target,
+    )
+    code = _Printer(frame).print()
     if parts.by_index:
-        indexed = _Printer(parts, signature, multiclass, parts.by_index).print()
+        indexed = _Printer(replace(frame, by_index=parts.by_index)).print()
         code.by_index = indexed.lines, indexed.outputs
         code.helpers += [h for h in indexed.helpers if h not in code.helpers]
     return code
 
 
+def printed_whole(program: Program, arguments: Sequence[str]) -> Printed:
+    """Code for the value of a loss of named tensors; any axis may be empty.
+
+    Args:
+        program: Canonical but for its constants' names.
+        arguments: The inputs that are tensors over all their axes; the first lends its dtype.
+    """
+    return _Printer(_Frame(program, program.signature, tuple(arguments), any_size=True)).print()
+
+
 class _Printer:
-    def __init__(
-        self, parts: Parts, signature: Signature, multiclass: bool, by_index: ByIndex | None
-    ) -> None:
-        self.parts, self.by_index = parts, by_index
-        self.program = by_index.program if by_index else parts.program
+    def __init__(self, frame: _Frame) -> None:
+        by_index = frame.by_index
+        self.frame, self.by_index = frame, by_index
+        self.program = by_index.program if by_index else frame.program
         self.words = by_index.words if by_index else {}
         self.steps = self.program.instructions
-        self.signature = signature
-        base = ("n", "c") if multiclass else ("n",)
+        self.signature = signature = frame.signature
         used = 0
         for step in self.steps:
             used |= step.axes
-        self.axes = tuple(a for a in signature.axes if a in base or signature.bits[a] & used)
-        self.ranges = bounds(self.program)
+        self.axes = tuple(a for a in signature.axes if a in frame.base or signature.bits[a] & used)
+        self.ranges = bounds(self.program, any_input=frame.any_size, any_size=frame.any_size)
         self.out = Printed()
-        self.taken = _TAKEN | set(dir(nn.Module))
-        self.prediction = self.out.prediction = self.identifier(parts.prediction)
-        self.target = self.out.target = self.identifier(parts.target)
-        constants = [c.name for c in parts.program.constants]
-        for name in [*constants, *(p.name for p in parts.provided)]:
-            self.out.attributes[name] = self.identifier(name)
+        self.taken = _TAKEN | set(dir(nn.Module)) | (_TAKEN_BY_CALLS if frame.target else set())
+        constants = [c.name for c in frame.program.constants]
+        others = [i for i in signature.inputs if i in frame.program.inputs and i not in frame.arguments]
+        for name in [*frame.arguments, *constants, *others]:
+            self.out.names[name] = self.identifier(name)
+        self.first = self.out.names[frame.arguments[0]]
         self.names = self._definitions()
+        self.labels = self.out.names.get(frame.target, "")
         self.needed = self._needed()
         self.uses = [0] * len(self.steps)
         for i in self.needed:
@@ -163,7 +209,7 @@ class _Printer:
 
     def _indexed(self, builder: Simplifier, index: int) -> int:
         """A definition as it reads on class indices; -1 if it does not."""
-        found = by_index(builder.program([index]), self.parts.target)
+        found = by_index(builder.program([index]), self.frame.target)
         if found is None:
             return -1
         memo: list[int] = []
@@ -217,7 +263,7 @@ class _Printer:
         expression = self._tensor(value).expression
         if len(_text(expression)) > LONGEST:
             expression = self._named(_Value(expression), self.fresh("v")).expression
-        if self.parts.coupled:
+        if self.frame.whole:
             expression = _call(expression, "reshape", ast.Tuple([], ast.Load()))
         elif rank == 2:
             expression = _call(expression, "squeeze", ast.Constant(1))
@@ -256,12 +302,12 @@ class _Printer:
         if not self.steps[x].axes & self.signature.bits["n"]:
             if not _is_simple(value.expression):
                 value = self._named(value, self.fresh("v"))
-            rows = ast.Subscript(ast.Attribute(ast.Name(self.target), "shape"), ast.Constant(0))
+            rows = ast.Subscript(ast.Attribute(ast.Name(self.labels), "shape"), ast.Constant(0))
             value = _Value(_call(value.expression, "expand", rows, ast.Constant(-1)))
         _, _, line = _anatomy(word, 2, None)
         if line is None:
-            return _Value(self._helper(word, [value.expression, ast.Name(self.target)]))
-        ready: dict[str, ast.expr] = {"x": value.expression, "target": ast.Name(self.target)}
+            return _Value(self._helper(word, [value.expression, ast.Name(self.labels)]))
+        ready: dict[str, ast.expr] = {"x": value.expression, "target": ast.Name(self.labels)}
         self._shorten(ready, line)
         return _Value(_substituted(line, ready, None))
 
@@ -270,35 +316,43 @@ class _Printer:
         if step.op == LITERAL:
             return _Value(_number(cast(float, step.data)), number=True)
         if step.op == CONSTANT:
-            return _Value(ast.Name(self.out.attributes[name]), number=True)
+            return _Value(ast.Name(self.out.names[name]), number=True)
         if step.op == SIZE:
-            origin = self.signature.copies.get(name, name)
-            place = ast.Attribute(ast.Name(self.prediction), "shape")
-            return _Value(ast.Subscript(place, ast.Constant(int(origin == "c"))), number=True)
-        if name == self.parts.prediction or name == self.parts.target:
-            text = self.prediction if name == self.parts.prediction else self.target
-        else:
-            text = self.out.attributes[name]
+            return _Value(self._size(name), number=True)
+        value: ast.expr = ast.Name(self.out.names[name])
         axes = self.signature.inputs[name].axes
+        order = [axes.index(a) for a in self.axes if a in axes]
+        if order != sorted(order):
+            value = _call(value, "permute", *map(_number, order))
         index = [a in axes for a in self.axes]
         first = index.index(True) if True in index else len(index)
         if not axes or all(index[first:]):  # broadcasting puts the missing axes in front by itself
-            return _Value(ast.Name(text))
+            return _Value(value)
         parts: list[ast.expr] = [ast.Slice() if h else ast.Constant(None) for h in index[first:]]
-        return _Value(ast.Subscript(ast.Name(text), ast.Tuple(parts, ast.Load())))
+        return _Value(ast.Subscript(value, ast.Tuple(parts, ast.Load())))
+
+    def _size(self, axis: str) -> ast.expr:
+        """By the first argument that has the axis, or what it is a copy of."""
+        copies = self.signature.copies
+        for name in self.frame.arguments:
+            axes = [copies.get(a, a) for a in self.signature.inputs[name].axes]
+            if copies.get(axis, axis) in axes:
+                shape = ast.Attribute(ast.Name(self.out.names[name]), "shape")
+                return ast.Subscript(shape, ast.Constant(axes.index(copies.get(axis, axis))))
+        raise ExportError(f"No input of the loss has the axis {axis!r}, so its size is unknown.")
 
     def _given(self, row: Primitive, k: int, j: int) -> _Value:
         """An argument; a mask counts as a number where one is wanted."""
         value = self.values[j]
         if self.steps[j].kind is Kind.MASK and k not in row.masks and row.name != "any":
-            dtype = ast.Attribute(ast.Name(self.prediction), "dtype")
+            dtype = ast.Attribute(ast.Name(self.first), "dtype")
             return _Value(_call(value.expression, "to", dtype))
         return value
 
     def _tensor(self, value: _Value) -> _Value:
         if not value.number:
             return value
-        like = ast.Name(self.prediction)
+        like = ast.Name(self.first)
         return _Value(self._helper(shortcuts.as_tensor, [value.expression, like]))
 
     def _dims(self, step: Instruction) -> tuple[int, ...]:
@@ -320,20 +374,22 @@ class _Printer:
             return result
         if row.name == "mean" and len(args) == 1 and dims:
             x = self._tensor(args[0]).expression
-            if self.axes[dims[0]] != "c" or len(dims) > 1:
+            if not self.frame.any_size and (self.axes[dims[0]] != "c" or len(dims) > 1):
                 return _call(x, "mean", _place(dims), keepdim=ast.Constant(True))
             if len(_text(x)) > LONGEST - 30:
                 x = self._named(_Value(x), self.fresh("v")).expression
             total = _call(x, "sum", _place(dims), keepdim=ast.Constant(True))  # its slope is a view
-            size = ast.Subscript(ast.Attribute(ast.Name(self.prediction), "shape"), ast.Constant(1))
-            return ast.BinOp(total, ast.Div(), size)
+            count = reduce(_times, [self._size(self.axes[d]) for d in dims])
+            if self.frame.any_size:  # the mean of nothing is 0
+                count = ast.Call(ast.Name("max"), [count, ast.Constant(1)], [])
+            return ast.BinOp(total, ast.Div(), count)
         parameters, bare, line = _anatomy(function, len(args), dims)
         names = [p for p in parameters if p != "dims"]
         ready: dict[str, ast.expr] = {}
         for name, value in zip(names, args, strict=False):
             wanted = name in bare and not (row.name == "where" and name == "z")
             ready[name] = (self._tensor(value) if wanted else value).expression
-        if line is None:
+        if line is None or len(_text(line)) > LONGEST_IN_PLACE:
             order = [ready.get(p, _dims(dims)) for p in parameters if p in ready or p == "dims"]
             return self._helper(function, order)
         self._shorten(ready, line)
@@ -449,6 +505,10 @@ def _dims(dims: tuple[int, ...] | None) -> ast.expr:
 
 def _place(dims: tuple[int, ...]) -> ast.expr:
     return _number(dims[0]) if len(dims) == 1 else _dims(dims)
+
+
+def _times(x: ast.expr, y: ast.expr) -> ast.expr:
+    return ast.BinOp(x, ast.Mult(), y)
 
 
 def _call(value: ast.expr, method: str, *args: ast.expr, **keywords: ast.expr) -> ast.expr:

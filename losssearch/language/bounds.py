@@ -12,25 +12,31 @@ from typing import cast
 
 from losssearch.language import intervals as iv
 from losssearch.language.intervals import Interval
-from losssearch.language.primitives import PRIMITIVES
+from losssearch.language.primitives import PRIMITIVES, Form
 from losssearch.language.program import Constant, Instruction, Program
 from losssearch.language.signature import Kind, Role, Signature
 from losssearch.language.term import CONSTANT, INPUT, LITERAL, SIZE
 
 
-def bounds(program: Program, *, any_input: bool = False) -> tuple[Interval, ...]:
+def bounds(program: Program, *, any_input: bool = False, any_size: bool = False) -> tuple[Interval, ...]:
     """One interval an instruction; definitions must have been expanded, else they are unbounded.
 
     Args:
         program: What to bound.
         any_input: Believe no operating range but that of targets, so that what is shown holds for
             whatever a network or a user may feed.
+        any_size: Do not count on an element along every axis; over nothing every reduction is 0.
     """
     found: list[Interval] = []
     constants = {c.name: c for c in program.constants}
     signature = program.signature
     for step in program.instructions:
-        found.append(bound(signature, step, program.instructions, found, constants, any_input=any_input))
+        one = bound(signature, step, program.instructions, found, constants, any_input=any_input)
+        row = PRIMITIVES.get(step.op)
+        reduces = row is not None and row.form in (Form.REDUCTION, Form.CONTRACTION)
+        if any_size and step.kind is not Kind.MASK and (reduces or step.op == SIZE):
+            one = one.hull(iv.point(0.0))
+        found.append(one)
     return tuple(found)
 
 

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import losssearch as ls
 from losssearch.errors import FormulaError, UsageError
 from losssearch.execution.module import LossModule, module_for
+from losssearch.execution.named import NamedLoss
 from losssearch.language.formula import parse
 from losssearch.spaces import load_space
 
@@ -249,6 +251,7 @@ def test_arguments_that_do_not_fit_raise(arguments: dict[str, Any], error: type[
 def test_a_loss_that_reads_more_than_a_call_gives_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="does not"):
         classical(name, REGRESSION)
+    assert isinstance(ls.loss(name, space="regression"), NamedLoss)
 
 
 def test_copies_are_equal_and_apart(batch: Any) -> None:
