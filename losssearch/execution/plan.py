@@ -106,7 +106,7 @@ class Split:
     train: tuple[Floats, Floats]
     valid: tuple[Floats, Floats]
     test: tuple[Floats, Floats] | None = None
-    provided: Mapping[str, Floats] = field(default_factory=dict)
+    provided: Mapping[str, Floats] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def _split(seed: int, condition: str, stage: Stage) -> Split:
         for part, count in SCENES.items()
         if part != "test" or stage == "audit"
     ]
-    return Split(seed_of("scenes", stage, seed), parts[0], parts[1], parts[2] if len(parts) > 2 else None)
+    return Split(seed_of("scenes", stage, seed), *parts)
 
 
 def scenes() -> Proxy:

@@ -23,7 +23,7 @@ from torch.nn.functional import logsigmoid
 
 from losssearch.execution.plan import Floats, Setting, Split, Stage
 from losssearch.proxies.base import Proxy, Rung, generator, seed_of
-from losssearch.proxies.digits import digit_pool
+from losssearch.proxies.digits import dealt, digit_pool
 from losssearch.proxies.judges import frechet, judge
 from losssearch.proxies.structured import Task
 
@@ -129,15 +129,10 @@ def _images() -> tuple[Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.
 @lru_cache(maxsize=32)
 def _split(seed: int, condition: str, stage: Stage) -> Split:
     images, labels, development, pool = _images()
-    order = generator("digits-coded", stage, seed).permutation(development)
-    rows = [order[: SIZES["train"]], order[SIZES["train"] :][: SIZES["valid"]]]
-    if stage == "audit":
-        rows.append(generator("digits-coded", "test", seed).permutation(pool)[: SIZES["test"]])
+    draw, tested = generator("digits-coded", stage, seed), generator("digits-coded", "test", seed)
+    rows = dealt(development, pool, SIZES, stage, draw, tested)
     hot = np.eye(_CLASSES, dtype=np.float32)
-    parts = [(images[r], hot[labels[r]]) for r in rows]
-    return Split(
-        seed_of("digits-coded", stage, seed), parts[0], parts[1], parts[2] if len(parts) > 2 else None
-    )
+    return Split(seed_of("digits-coded", stage, seed), *((images[r], hot[labels[r]]) for r in rows))
 
 
 def digits_coded() -> Proxy:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from losssearch.execution.plan import Setting, Split, Stage
 from losssearch.proxies.base import Proxy, Rung, generator, seed_of
-from losssearch.proxies.digits import digit_pool
+from losssearch.proxies.digits import dealt, digit_pool
 from losssearch.proxies.structured import Task
 
 SIZES = {"train": 600, "valid": 500, "test": 500}
@@ -136,14 +136,10 @@ def _unit(e: Tensor) -> Tensor:
 def _split(seed: int, condition: str, stage: Stage) -> Split:
     pixels, labels, development, pool = digit_pool()
     draw = generator("digits-views", stage, seed)
-    order = draw.permutation(development)
-    rows = [order[: SIZES["train"]], order[SIZES["train"] :][: SIZES["valid"]]]
-    if stage == "audit":
-        rows.append(draw.permutation(pool)[: SIZES["test"]])
+    rows = dealt(development, pool, SIZES, stage, draw)
     hot = np.eye(_CLASSES, dtype=np.float32)
     parts = [(pixels[r], hot[labels[r]]) for r in rows]
-    test = parts[2] if len(parts) > 2 else None
-    return Split(seed_of("digits-views", stage, seed), parts[0], parts[1], test)
+    return Split(seed_of("digits-views", stage, seed), *parts)
 
 
 def digits_views() -> Proxy:

@@ -135,7 +135,26 @@ def _make(seed: int, condition: str, rows: list[NDArray[np.int64]], labels: list
     count = parts[0][1].sum(0)
     prior = np.maximum(count, 1e-3) / count.sum()
     provided = {"prior": prior.astype(np.float32), "count": np.maximum(count, 1)}
-    return Split(seed, parts[0], parts[1], parts[2] if len(parts) > 2 else None, provided)
+    return Split(seed, *parts, provided=provided)
+
+
+def dealt(
+    development: NDArray[np.int64],
+    pool: NDArray[np.int64],
+    sizes: Mapping[str, int],
+    stage: Stage,
+    draw: np.random.Generator,
+    tested: np.random.Generator | None = None,
+) -> list[NDArray[np.int64]]:
+    """Rows to train and to validate on, and in an audit those of the pool to test on.
+
+    `tested` draws the last, if it is not `draw`.
+    """
+    order = draw.permutation(development)
+    rows = [order[: sizes["train"]], order[sizes["train"] :][: sizes["valid"]]]
+    if stage == "audit":
+        rows.append((tested or draw).permutation(pool)[: sizes["test"]])
+    return rows
 
 
 def _rows(seed: int, stage: Stage, draw: np.random.Generator) -> list[NDArray[np.int64]]:

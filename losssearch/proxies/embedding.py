@@ -132,8 +132,7 @@ def _split(seed: int, condition: str, stage: Stage) -> Split:
     wrong = draw.random(len(given[0])) < WRONG
     given[0] = np.where(wrong, draw.choice(given[0], len(given[0])), given[0])
     y = [np.eye(_CLASSES, dtype=np.float32)[g] for g in given]
-    test = (x[2], y[2]) if len(rows) > 2 else None
-    return Split(seed_of("digits-unseen", stage, seed), (x[0], y[0]), (x[1], y[1]), test)
+    return Split(seed_of("digits-unseen", stage, seed), *zip(x, y, strict=True))
 
 
 def digits_unseen() -> Proxy:

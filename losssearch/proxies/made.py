@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from losssearch.execution.plan import Setting, Split, Stage
 from losssearch.proxies.adversarial import BETAS, NOISE, Play, Players, samples
 from losssearch.proxies.base import Proxy, Rung, generator, seed_of
-from losssearch.proxies.digits import digit_pool
+from losssearch.proxies.digits import dealt, digit_pool
 from losssearch.proxies.judges import frechet, judge
 
 SIZES = {"train": 600, "valid": 500, "test": 500}
@@ -81,15 +81,10 @@ def classes_missed(p: Tensor) -> float:
 @lru_cache(maxsize=32)
 def _split(seed: int, condition: str, stage: Stage) -> Split:
     pixels, labels, development, pool = digit_pool()
-    order = generator("digits-made", stage, seed).permutation(development)
-    rows = [order[: SIZES["train"]], order[SIZES["train"] :][: SIZES["valid"]]]
-    if stage == "audit":
-        rows.append(generator("digits-made", "test", seed).permutation(pool)[: SIZES["test"]])
+    draw, tested = generator("digits-made", stage, seed), generator("digits-made", "test", seed)
+    rows = dealt(development, pool, SIZES, stage, draw, tested)
     hot = np.eye(_CLASSES, dtype=np.float32)
-    parts = [(pixels[r], hot[labels[r]]) for r in rows]
-    return Split(
-        seed_of("digits-made", stage, seed), parts[0], parts[1], parts[2] if len(parts) > 2 else None
-    )
+    return Split(seed_of("digits-made", stage, seed), *((pixels[r], hot[labels[r]]) for r in rows))
 
 
 def digits_made() -> Proxy:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from losssearch.execution.plan import Floats, Setting, Split, Stage
 from losssearch.proxies.base import Proxy, Rung, generator, seed_of
-from losssearch.proxies.digits import digit_pool
+from losssearch.proxies.digits import dealt, digit_pool
 from losssearch.proxies.structured import Task
 
 SIZES = {"train": 600, "valid": 500, "test": 500}
@@ -166,19 +166,15 @@ def _spoilt(y: Floats, draw: np.random.Generator) -> Floats:
 def _split(seed: int, condition: str, stage: Stage) -> Split:
     pixels, labels, development, pool = digit_pool()
     draw = generator("digits-tasks", stage, seed)
-    order = draw.permutation(development)
-    rows = [order[: SIZES["train"]], order[SIZES["train"] :][: SIZES["valid"]]]
-    if stage == "audit":
-        rows.append(draw.permutation(pool)[: SIZES["test"]])
+    rows = dealt(development, pool, SIZES, stage, draw)
     real = np.stack([slant(pixels), stroke_width(pixels)], 1)
     real = (real - real[rows[0]].mean(0)) / real[rows[0]].std(0)
     right = np.concatenate([np.eye(_CLASSES)[labels], real], 1).astype(np.float32)
     parts = [(pixels[r], right[r]) for r in rows]
     if "clean" not in condition.split("+"):
         parts[:2] = [(x, _spoilt(y, draw)) for x, y in parts[:2]]  # the test labels stay right
-    test = parts[2] if len(parts) > 2 else None
     weight = generator("digits-tasks", "weight", stage, seed).permutation(WEIGHTS).astype(np.float32)
-    return Split(seed_of("digits-tasks", stage, seed), parts[0], parts[1], test, {"weight": weight})
+    return Split(seed_of("digits-tasks", stage, seed), *parts, provided={"weight": weight})
 
 
 def digits_tasks() -> Proxy:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from losssearch.execution.plan import Setting, Split, Stage
 from losssearch.proxies.base import Proxy, Rung, generator, seed_of
-from losssearch.proxies.digits import digit_pool
+from losssearch.proxies.digits import dealt, digit_pool
 from losssearch.proxies.ranking import Order
 from losssearch.proxies.structured import Task
 
@@ -75,18 +75,14 @@ def deal(lists: int, samples: int, draw: torch.Generator) -> tuple[Tensor, Tenso
 def _split(seed: int, condition: str, stage: Stage) -> Split:
     pixels, labels, development, pool = digit_pool()
     draw = generator("digits-ranked", stage, seed)
-    order = draw.permutation(development)
-    rows = [order[: SIZES["train"]], order[SIZES["train"] :][: SIZES["valid"]]]
-    if stage == "audit":
-        rows.append(draw.permutation(pool)[: SIZES["test"]])
+    rows = dealt(development, pool, SIZES, stage, draw)
     grades = [np.maximum(labels[r] - (_BEST - _GRADES + 1), 0) for r in rows]
     if "clean" not in condition.split("+"):
         for i in range(2):  # the test grades stay right
             wrong = draw.random(len(grades[i])) < NOISE
             grades[i] = np.where(wrong, draw.integers(0, _GRADES, len(grades[i])), grades[i])
     parts = [(pixels[r], g.astype(np.float32)) for r, g in zip(rows, grades, strict=True)]
-    test = parts[2] if len(parts) > 2 else None
-    return Split(seed_of("digits-ranked", stage, seed), parts[0], parts[1], test)
+    return Split(seed_of("digits-ranked", stage, seed), *parts)
 
 
 def digits_ranked() -> Proxy:

@@ -145,7 +145,7 @@ def _split(seed: int, condition: str, stage: Stage) -> Split:
         for part, count in PAIRS.items()
         if part != "test" or stage == "audit"
     ]
-    return Split(begin, parts[0], parts[1], parts[2] if len(parts) > 2 else None)
+    return Split(begin, *parts)
 
 
 def answers() -> Proxy:

@@ -172,7 +172,7 @@ def _split(seed: int, condition: str, stage: Stage) -> Split:
         for part, count in QUERIES.items()
         if part != "test" or stage == "audit"
     ]
-    return Split(seed_of("queries", stage, seed), parts[0], parts[1], parts[2] if len(parts) > 2 else None)
+    return Split(seed_of("queries", stage, seed), *parts)
 
 
 def queries() -> Proxy:

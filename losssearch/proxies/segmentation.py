@@ -176,8 +176,7 @@ def _split(seed: int, condition: str, stage: Stage) -> Split:
     ]
     count = np.maximum(parts[0][1].sum((0, 2)), 1)
     prior = (count / count.sum()).astype(np.float32)
-    test = parts[2] if len(parts) > 2 else None
-    return Split(seed_of("shapes", stage, seed), parts[0], parts[1], test, {"prior": prior})
+    return Split(seed_of("shapes", stage, seed), *parts, provided={"prior": prior})
 
 
 def shapes() -> Proxy:

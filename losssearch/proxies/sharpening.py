@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from losssearch.execution.plan import Floats, Setting, Split, Stage
 from losssearch.proxies.base import Proxy, Rung, generator, seed_of
-from losssearch.proxies.digits import digit_pool
+from losssearch.proxies.digits import dealt, digit_pool
 from losssearch.proxies.judges import judge, misread
 from losssearch.proxies.structured import Task
 
@@ -120,16 +120,12 @@ def _small(pixels: Floats, draw: np.random.Generator) -> Floats:
 def _split(seed: int, condition: str, stage: Stage) -> Split:
     pixels, labels, development, pool = digit_pool()
     draw = generator("digits-sharpened", stage, seed)
-    order = draw.permutation(development)
-    rows = [order[: SIZES["train"]], order[SIZES["train"] :][: SIZES["valid"]]]
-    if stage == "audit":
-        rows.append(draw.permutation(pool)[: SIZES["test"]])
+    rows = dealt(development, pool, SIZES, stage, draw)
     parts = [
         (_small(pixels[r], draw), np.concatenate([pixels[r], labels[r, None]], 1).astype(np.float32))
         for r in rows
     ]
-    test = parts[2] if len(parts) > 2 else None
-    return Split(seed_of("digits-sharpened", stage, seed), parts[0], parts[1], test)
+    return Split(seed_of("digits-sharpened", stage, seed), *parts)
 
 
 def digits_sharpened() -> Proxy:

@@ -226,7 +226,7 @@ def cut_split(
                 "count_neg": np.array(len(targets[0]) - positive, np.float32),
             }
     parts = list(zip(features, targets, strict=True))
-    return Split(seed, parts[0], parts[1], parts[2] if len(parts) > 2 else None, provided)
+    return Split(seed, *parts, provided=provided)
 
 
 def _metric_maker(

@@ -9,9 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losssearch.language.draws import Draws
-from losssearch.language.sampling import Sampler
-from losssearch.screening.pipeline import Screens
 from losssearch.spaces import load_space
 from tests.spaces.conftest import Bench
 
@@ -211,18 +208,6 @@ def test_mining_of_multi_similarity_keeps_more_pairs_the_wider_it_is(embedding):
             "multi_similarity", x, lambda x, w=w: multi_similarity(x, beta=2, epsilon=w),
             rtol=1e-8, epsilon=w, beta=2.0,
         )  # fmt: skip
-
-
-def test_a_search_can_propose_in_it():
-    sampler = Sampler(SPACE.grammar)
-    for i in range(20):
-        for way in (sampler.by_role, sampler.free):
-            assert sampler.has_head(way(Draws.counted(0, i)))
-
-
-def test_no_seed_is_taken_for_another():
-    verdicts = Screens.of(SPACE).judge_all([loss.program for loss in SPACE.seeds])
-    assert [v.rejection for v in verdicts] == [None] * len(SPACE.seeds)
 
 
 # Nothing to compare.

@@ -8,10 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losssearch.execution.reference import evaluate, loss_gradient
-from losssearch.language.draws import Draws
 from losssearch.language.formula import parse
 from losssearch.language.program import Program
-from losssearch.language.sampling import Sampler
 from losssearch.screening.pipeline import Screens
 from losssearch.spaces import load_space
 from tests.spaces.conftest import Bench
@@ -127,13 +125,6 @@ def test_in_a_product_each_player_sees_the_others_factor_as_a_weight():
     weight = torch.sigmoid(-gaps)
     (weight * F.softplus(-mine)).mean().backward()
     torch.testing.assert_close(loss_gradient(program, "d_real")(x), mine.grad.sum(1))
-
-
-def test_a_search_can_propose_in_it():
-    sampler = Sampler(SPACE.grammar)
-    for i in range(20):
-        for way in (sampler.by_role, sampler.free):
-            assert sampler.has_head(way(Draws.counted(0, i)))
 
 
 def test_a_search_starts_from_every_published_pair():

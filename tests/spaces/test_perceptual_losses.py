@@ -8,9 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losssearch.execution.reference import evaluate
-from losssearch.language.draws import Draws
-from losssearch.language.sampling import Sampler
-from losssearch.screening.pipeline import Screens
 from losssearch.spaces import load_space
 from tests.spaces.conftest import Bench
 
@@ -83,19 +80,6 @@ def test_content_and_style_are_told_beside_their_sum():
     torch.testing.assert_close(evaluate(parts["content"], x), content(x))
     torch.testing.assert_close(evaluate(parts["style"], x), style(x))
     torch.testing.assert_close(evaluate(parts["loss"], x), content(x) + 50 * style(x))
-
-
-def test_a_search_can_propose_in_it():
-    sampler = Sampler(SPACE.grammar)
-    for i in range(20):
-        for way in (sampler.by_role, sampler.free):
-            assert sampler.has_head(way(Draws.counted(0, i)))
-
-
-def test_no_seed_is_taken_for_another():
-    verdicts = Screens.of(SPACE).judge_all([loss.program for loss in SPACE.seeds])
-    assert [v.rejection for v in verdicts] == [None] * len(SPACE.seeds)
-    assert not any(v.case.flipped for v in verdicts)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4, 5, 6), (2, 0, 4, 0, 6), (2, 3, 0, 5, 0)])

@@ -9,9 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losssearch.language.draws import Draws
-from losssearch.language.sampling import Sampler
-from losssearch.screening.pipeline import Screens
 from losssearch.spaces import load_space
 from tests.spaces.conftest import Bench
 
@@ -67,18 +64,6 @@ def test_every_loss_has_a_second_way():
 @pytest.mark.parametrize("name", SPACE.losses)
 def test_equals_its_second_way(preference, name, n, spread):
     preference.agrees(name, answers(n, seed=n, spread=spread), SECOND_WAYS[name])
-
-
-def test_a_search_can_propose_in_it():
-    sampler = Sampler(SPACE.grammar)
-    for i in range(20):
-        for way in (sampler.by_role, sampler.free):
-            assert sampler.has_head(way(Draws.counted(0, i)))
-
-
-def test_no_seed_is_taken_for_another():
-    verdicts = Screens.of(SPACE).judge_all([loss.program for loss in SPACE.seeds])
-    assert [v.rejection for v in verdicts] == [None] * len(SPACE.seeds)
 
 
 @pytest.mark.parametrize("name", SPACE.losses)

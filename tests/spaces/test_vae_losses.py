@@ -8,9 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losssearch.execution.reference import evaluate
-from losssearch.language.draws import Draws
-from losssearch.language.sampling import Sampler
-from losssearch.screening.pipeline import Screens
 from losssearch.spaces import load_space
 from tests.spaces.conftest import Bench
 
@@ -75,18 +72,6 @@ def test_each_part_is_told_beside_the_loss(name, part):
     parts = SPACE.loss(name).candidate.parts
     assert set(parts) == {"reconstruction", "kl", "loss"}
     torch.testing.assert_close(evaluate(parts[part], x), PARTS[part](x))
-
-
-def test_a_search_can_propose_in_it():
-    sampler = Sampler(SPACE.grammar)
-    for i in range(20):
-        for way in (sampler.by_role, sampler.free):
-            assert sampler.has_head(way(Draws.counted(0, i)))
-
-
-def test_no_seed_is_taken_for_another():
-    verdicts = Screens.of(SPACE).judge_all([loss.program for loss in SPACE.seeds])
-    assert [v.rejection for v in verdicts] == [None] * len(SPACE.seeds)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 2), (2, 0, 0)])
