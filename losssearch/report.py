@@ -215,7 +215,7 @@ def list_parts() -> dict[str, dict[str, str]]:
     pools = {"inline": "In this process.", "processes": "Local processes, one a core."}
     pools |= {point.name: point.value for point in entry_points(group="losssearch.pools")}
     return {
-        "primitive": {n: f"{row.form.value}; {row.latex}" for n, row in PRIMITIVES.items()},
+        "primitive": {n: f"{row.usage}; {row.form.value}" for n, row in PRIMITIVES.items()},
         "space": {n: load_space(n).title for n in space_names()},
         "screen": {n: screen.title for n, screen in SCREENS.items()},
         "proxy": {n: load_proxy(n).title for n in proxy_names()},

@@ -102,6 +102,18 @@ class Primitive:
     def has_weight(self) -> bool:
         return self.form is Form.REDUCTION and self.arity == 2
 
+    @property
+    def usage(self) -> str:
+        """How a formula writes it: `sum(x, 'axes', weight=None)`, `x + y`."""
+        if self.symbol:
+            return f"x {self.symbol} y" if self.arity == 2 else f"{self.symbol}x"
+        arguments = [*"xyz"[: self.arity - self.has_weight]]
+        if self.has_axes:
+            arguments.append("new='old'" if self.form is Form.COPY else "'axes'")
+        if self.has_weight:
+            arguments.append("weight=None")
+        return f"{self.name}({', '.join(arguments)})"
+
 
 # What torch computes. Tensor methods only, so that an exported loss can carry these lines as they
 # stand. The linear parts are written with relu, whose gradient is exactly 0 where the guard is

@@ -6,11 +6,10 @@ parser does not do.
 
 from __future__ import annotations
 
-from losssearch.language.primitives import PRIMITIVES, Form, Primitive
+from losssearch.language.primitives import PRIMITIVES
 from losssearch.language.signature import Kind
 from losssearch.spaces import Space
 
-_LETTERS = "xyz"
 _PLAYERS = "Each player learns by the slopes in its own inputs alone; the formula holds a prediction of each."
 
 
@@ -29,7 +28,8 @@ def primer(space: Space) -> str:
         if name in search.terminals
     ]
     sizes = [name for name in signature.sizes if name in search.terminals]
-    words = [f"  {usage(PRIMITIVES[name])}" for name in search.primitives]
+    rows = [PRIMITIVES[name] for name in search.primitives]
+    words = [f"  {row.usage}{' (a mask)' if row.result is Kind.MASK else ''}" for row in rows]
     axes = ", ".join(f"'{signature.axes_text(s)}'" for s in sorted(search.sets))
     return "\n".join(
         [
@@ -52,21 +52,3 @@ def primer(space: Space) -> str:
             "A number that should be tuned is a named constant with a value and a range.",
         ]
     )
-
-
-def usage(row: Primitive) -> str:
-    """How a primitive is written: `sum(x, 'axes')`, `x + y`."""
-    if row.symbol and row.arity == 2:
-        return f"x {row.symbol} y"
-    if row.symbol:
-        return f"{row.symbol}x"
-    needed = row.arity - 1 if row.has_weight else row.arity
-    args = [*_LETTERS[:needed]]
-    if row.form is Form.COPY:
-        args.append("new='old'")
-    elif row.has_axes:
-        args.append("'axes'")
-    if row.has_weight:
-        args.append("weight=None")
-    kind = " (a mask)" if row.result is Kind.MASK else ""
-    return f"{row.name}({', '.join(args)}){kind}"
