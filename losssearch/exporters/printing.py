@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import ast
 import builtins
-import inspect
 import keyword
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, reduce
+from functools import reduce
 from typing import Any, cast
 
 from torch import nn
@@ -25,6 +23,17 @@ from losssearch.errors import ExportError
 from losssearch.execution import shortcuts
 from losssearch.execution.labels import ByIndex, Word, by_index
 from losssearch.execution.parts import Parts
+from losssearch.exporters.syntax import (
+    anatomy,
+    call,
+    is_simple,
+    number,
+    place,
+    substituted,
+    text_of,
+    times,
+    tuple_of,
+)
 from losssearch.language.bounds import bounds
 from losssearch.language.primitives import PRIMITIVES, Form, Primitive
 from losssearch.language.program import Instruction, Program
@@ -225,7 +234,7 @@ class _Printer:
                 self.values.append(_Value(ast.Constant(None)))
                 continue
             value = self._value(i, step)
-            known = _is_simple(value.expression) or i in self.fused or i in self.program.outputs
+            known = is_simple(value.expression) or i in self.fused or i in self.program.outputs
             if not known and (i in self.names or self.uses[i] > 1):
                 value = self._named(value, self.names.get(i) or self._stem(step))
             self.values.append(value)
@@ -261,18 +270,18 @@ class _Printer:
     def _flat(self, value: _Value) -> str:
         rank = len(self.axes)
         expression = self._tensor(value).expression
-        if len(_text(expression)) > LONGEST:
+        if len(text_of(expression)) > LONGEST:
             expression = self._named(_Value(expression), self.fresh("v")).expression
         if self.frame.whole:
-            expression = _call(expression, "reshape", ast.Tuple([], ast.Load()))
+            expression = call(expression, "reshape", ast.Tuple([], ast.Load()))
         elif rank == 2:
-            expression = _call(expression, "squeeze", ast.Constant(1))
+            expression = call(expression, "squeeze", ast.Constant(1))
         elif rank > 2:
-            expression = _call(expression, "reshape", ast.Constant(-1))
-        return _text(expression)
+            expression = call(expression, "reshape", ast.Constant(-1))
+        return text_of(expression)
 
     def _named(self, value: _Value, name: str) -> _Value:
-        self.out.lines.append(f"{name} = {_text(value.expression)}")
+        self.out.lines.append(f"{name} = {text_of(value.expression)}")
         return _Value(ast.Name(name), value.number)
 
     # Values.
@@ -283,9 +292,9 @@ class _Printer:
         if i in self.words:
             return self._word(*self.words[i])
         if step.op == "exp" and step.args[0] in self.fused:
-            place = _place(self._dims(self.steps[step.args[0]]))
+            dim = place(self._dims(self.steps[step.args[0]]))
             before = self._tensor(self.values[self.steps[step.args[0]].args[0]])
-            return _Value(_call(before.expression, "softmax", place))
+            return _Value(call(before.expression, "softmax", dim))
         row = PRIMITIVES[step.op]
         args = [self._given(row, k, j) for k, j in enumerate(step.args)]
         ranges = [self.ranges[j] for j in step.args]
@@ -300,21 +309,21 @@ class _Printer:
     def _word(self, word: Word, x: int) -> _Value:
         value = self.values[x]
         if not self.steps[x].axes & self.signature.bits["n"]:
-            if not _is_simple(value.expression):
+            if not is_simple(value.expression):
                 value = self._named(value, self.fresh("v"))
             rows = ast.Subscript(ast.Attribute(ast.Name(self.labels), "shape"), ast.Constant(0))
-            value = _Value(_call(value.expression, "expand", rows, ast.Constant(-1)))
-        _, _, line = _anatomy(word, 2, None)
+            value = _Value(call(value.expression, "expand", rows, ast.Constant(-1)))
+        _, _, line = anatomy(word, 2, None)
         if line is None:
             return _Value(self._helper(word, [value.expression, ast.Name(self.labels)]))
         ready: dict[str, ast.expr] = {"x": value.expression, "target": ast.Name(self.labels)}
         self._shorten(ready, line)
-        return _Value(_substituted(line, ready, None))
+        return _Value(substituted(line, ready, None))
 
     def _terminal(self, step: Instruction) -> _Value:
         name = str(step.data)
         if step.op == LITERAL:
-            return _Value(_number(cast(float, step.data)), number=True)
+            return _Value(number(cast(float, step.data)), number=True)
         if step.op == CONSTANT:
             return _Value(ast.Name(self.out.names[name]), number=True)
         if step.op == SIZE:
@@ -323,7 +332,7 @@ class _Printer:
         axes = self.signature.inputs[name].axes
         order = [axes.index(a) for a in self.axes if a in axes]
         if order != sorted(order):
-            value = _call(value, "permute", *map(_number, order))
+            value = call(value, "permute", *map(number, order))
         index = [a in axes for a in self.axes]
         first = index.index(True) if True in index else len(index)
         if not axes or all(index[first:]):  # broadcasting puts the missing axes in front by itself
@@ -346,7 +355,7 @@ class _Printer:
         value = self.values[j]
         if self.steps[j].kind is Kind.MASK and k not in row.masks and row.name != "any":
             dtype = ast.Attribute(ast.Name(self.first), "dtype")
-            return _Value(_call(value.expression, "to", dtype))
+            return _Value(call(value.expression, "to", dtype))
         return value
 
     def _tensor(self, value: _Value) -> _Value:
@@ -370,38 +379,38 @@ class _Printer:
         if row.name == "like" and dims:
             result = args[0].expression
             for to, origin in zip(dims[::2], dims[1::2], strict=True):
-                result = _call(result, "transpose", _number(to), _number(origin))
+                result = call(result, "transpose", number(to), number(origin))
             return result
         if row.name == "mean" and len(args) == 1 and dims:
             x = self._tensor(args[0]).expression
             if not self.frame.any_size and (self.axes[dims[0]] != "c" or len(dims) > 1):
-                return _call(x, "mean", _place(dims), keepdim=ast.Constant(True))
-            if len(_text(x)) > LONGEST - 30:
+                return call(x, "mean", place(dims), keepdim=ast.Constant(True))
+            if len(text_of(x)) > LONGEST - 30:
                 x = self._named(_Value(x), self.fresh("v")).expression
-            total = _call(x, "sum", _place(dims), keepdim=ast.Constant(True))  # its slope is a view
-            count = reduce(_times, [self._size(self.axes[d]) for d in dims])
+            total = call(x, "sum", place(dims), keepdim=ast.Constant(True))  # its slope is a view
+            count = reduce(times, [self._size(self.axes[d]) for d in dims])
             if self.frame.any_size:  # the mean of nothing is 0
                 count = ast.Call(ast.Name("max"), [count, ast.Constant(1)], [])
             return ast.BinOp(total, ast.Div(), count)
-        parameters, bare, line = _anatomy(function, len(args), dims)
+        parameters, bare, line = anatomy(function, len(args), dims)
         names = [p for p in parameters if p != "dims"]
         ready: dict[str, ast.expr] = {}
         for name, value in zip(names, args, strict=False):
             wanted = name in bare and not (row.name == "where" and name == "z")
             ready[name] = (self._tensor(value) if wanted else value).expression
-        if line is None or len(_text(line)) > LONGEST_IN_PLACE:
-            order = [ready.get(p, _dims(dims)) for p in parameters if p in ready or p == "dims"]
+        if line is None or len(text_of(line)) > LONGEST_IN_PLACE:
+            order = [ready.get(p, tuple_of(dims)) for p in parameters if p in ready or p == "dims"]
             return self._helper(function, order)
         self._shorten(ready, line)
-        return _substituted(line, ready, dims)
+        return substituted(line, ready, dims)
 
     def _shorten(self, ready: dict[str, ast.expr], line: ast.expr) -> None:
         """Gives names to what is long, or would be written twice."""
         counts = [n.id for n in ast.walk(line) if isinstance(n, ast.Name)]
-        lengths = {name: len(_text(e)) for name, e in ready.items()}
+        lengths = {name: len(text_of(e)) for name, e in ready.items()}
         total = sum(lengths[name] * counts.count(name) for name in ready) + 12
         for name in sorted(ready, key=lambda n: -lengths[n]):
-            trivial = _is_simple(ready[name])
+            trivial = is_simple(ready[name])
             if not trivial and (counts.count(name) > 1 or total > LONGEST):
                 total -= lengths[name] * counts.count(name)
                 ready[name] = self._named(_Value(ready[name]), self.fresh("v")).expression
@@ -410,150 +419,8 @@ class _Printer:
         if function not in self.out.helpers:
             self.out.helpers.append(function)
         short = list(args)
-        if sum(len(_text(a)) for a in short) > LONGEST:
-            longest = max(range(len(short)), key=lambda k: len(_text(short[k])))
-            if not _is_simple(short[longest]):
+        if sum(len(text_of(a)) for a in short) > LONGEST:
+            longest = max(range(len(short)), key=lambda k: len(text_of(short[k])))
+            if not is_simple(short[longest]):
                 short[longest] = self._named(_Value(short[longest]), self.fresh("v")).expression
         return ast.Call(ast.Name(function.__name__), short, [])
-
-
-# The source of a function.
-
-
-@cache
-def _source(function: Callable[..., Any]) -> ast.FunctionDef:
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    return cast(ast.FunctionDef, tree.body[0])
-
-
-def _anatomy(
-    function: Callable[..., Any], count: int, dims: tuple[int, ...] | None
-) -> tuple[list[str], set[str], ast.expr | None]:
-    """Parameters, those that must be tensors, and the whole function if it is one expression."""
-    definition = _source(function)
-    parameters = [a.arg for a in definition.args.args]
-    names = [p for p in parameters if p != "dims"]
-    missing = set(names[count:])
-    statements = [s for s in definition.body if not _is_docstring(s)]
-    first = statements[0]
-    if isinstance(first, ast.If) and _fold(first.test, missing, dims) is True:
-        statements = first.body
-    line: ast.expr | None = None
-    if len(statements) == 1 and isinstance(statements[0], ast.Return) and statements[0].value:
-        line = _Folder(missing, dims).visit(ast.parse(ast.unparse(statements[0].value), mode="eval").body)
-    bare: set[str] = set()
-    for node in ast.walk(definition if line is None else line):
-        if isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.value, ast.Name):
-            bare.add(node.value.id)
-        if isinstance(node, ast.Call):
-            bare |= {a.id for a in node.args if isinstance(a, ast.Name)}
-    return parameters, bare, line
-
-
-def _is_docstring(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-
-
-def _fold(test: ast.expr, missing: set[str], dims: tuple[int, ...] | None) -> bool | None:
-    """The value of `weight is None` and `len(dims) > 1`, if it is one of these."""
-    text = ast.unparse(test)
-    if text == "len(dims) > 1":
-        return dims is not None and len(dims) > 1
-    if text.endswith(" is None") and text[:-8].isidentifier():
-        return text[:-8] in missing
-    return None
-
-
-class _Folder(ast.NodeTransformer):
-    def __init__(self, missing: set[str], dims: tuple[int, ...] | None) -> None:
-        self.missing, self.dims = missing, dims
-
-    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
-        known = _fold(node.test, self.missing, self.dims)
-        if known is None:
-            return self.generic_visit(node)
-        return cast(ast.AST, self.visit(node.body if known else node.orelse))
-
-
-def _substituted(line: ast.expr, ready: dict[str, ast.expr], dims: tuple[int, ...] | None) -> ast.expr:
-    class Substitute(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> ast.AST:
-            if node.id == "dims" and dims is not None:
-                return _place(dims)
-            return ready.get(node.id, node)
-
-        def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
-            if ast.unparse(node) == "dims[0]" and dims is not None:
-                return _number(dims[0])
-            return self.generic_visit(node)
-
-    return cast(ast.expr, Substitute().visit(ast.parse(ast.unparse(line), mode="eval").body))
-
-
-# Small words for syntax.
-
-
-def _number(value: float) -> ast.expr:
-    whole = value == int(value) and abs(value) < 1e15
-    size = ast.Constant(abs(int(value)) if whole else abs(value))
-    return ast.UnaryOp(ast.USub(), size) if value < 0 else size
-
-
-def _dims(dims: tuple[int, ...] | None) -> ast.expr:
-    return ast.Tuple([_number(d) for d in dims or ()], ast.Load())
-
-
-def _place(dims: tuple[int, ...]) -> ast.expr:
-    return _number(dims[0]) if len(dims) == 1 else _dims(dims)
-
-
-def _times(x: ast.expr, y: ast.expr) -> ast.expr:
-    return ast.BinOp(x, ast.Mult(), y)
-
-
-def _call(value: ast.expr, method: str, *args: ast.expr, **keywords: ast.expr) -> ast.expr:
-    named = [ast.keyword(name, e) for name, e in keywords.items()]
-    return ast.Call(ast.Attribute(value, method), list(args), named)
-
-
-class _Plainer(ast.NodeTransformer):
-    """x + -y is x - y, and a comparison has its number on the right."""
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        self.generic_visit(node)
-        if isinstance(node.op, ast.Add):
-            for left, right in ((node.left, node.right), (node.right, node.left)):
-                if isinstance(right, ast.UnaryOp) and isinstance(right.op, ast.USub):
-                    return _one_minus_exp(ast.BinOp(left, ast.Sub(), right.operand))
-        return node
-
-    def visit_Compare(self, node: ast.Compare) -> ast.AST:
-        self.generic_visit(node)
-        flipped = {ast.Gt: ast.Lt, ast.GtE: ast.LtE, ast.Lt: ast.Gt, ast.LtE: ast.GtE}
-        kind = type(node.ops[0])
-        if _is_number(node.left) and kind in flipped:
-            return ast.Compare(node.comparators[0], [flipped[kind]()], [node.left])
-        return node
-
-
-def _one_minus_exp(difference: ast.BinOp) -> ast.expr:
-    """1 - e**x in one operation, and exact where x is small."""
-    match difference:
-        case ast.BinOp(left=ast.Constant(1), right=ast.Call(func=ast.Attribute(value=x, attr="exp"))):
-            return ast.UnaryOp(ast.USub(), _call(x, "expm1"))
-    return difference
-
-
-def _is_number(expression: ast.expr) -> bool:
-    if isinstance(expression, ast.UnaryOp):
-        expression = expression.operand
-    return isinstance(expression, ast.Constant)
-
-
-def _is_simple(expression: ast.expr) -> bool:
-    return isinstance(expression, ast.Name) or _is_number(expression)
-
-
-def _text(expression: ast.expr) -> str:
-    copied = ast.parse(ast.unparse(ast.fix_missing_locations(expression)), mode="eval").body
-    return ast.unparse(ast.fix_missing_locations(_Plainer().visit(copied)))
