@@ -13,6 +13,7 @@ The table keeps the losing rows. About 40 seconds on two cores for digits.
 from __future__ import annotations
 
 import math
+import time as clock
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from losssearch.audit.statistics import PairedComparison, corrected_t_test
+from losssearch.duration import text_of
 from losssearch.errors import UsageError
 from losssearch.evaluation import Evaluator
 from losssearch.language.program import Program
@@ -33,6 +35,7 @@ from losssearch.store.store import Store
 from losssearch.tuning import AUDIT_SPLITS, BATCH, Tuned, contender, error_at, try_settings
 
 PEERS = 10  # classical losses that are tuned to the end
+EVERY_S = 10.0  # a step tells how far it is
 
 Say = Callable[[str], None]
 
@@ -118,6 +121,24 @@ class Report:
         )
 
 
+class _Steps:
+    """Says what begins, and while it lasts how many trainings were made so far."""
+
+    def __init__(self, say: Say) -> None:
+        self.say, self.step, self.began = say, "", clock.monotonic()
+        self.said = self.began
+
+    def begin(self, step: str) -> None:
+        self.step, self.said = step, clock.monotonic()
+        self.say(f"{step}.")
+
+    def watch(self, trained: int) -> None:
+        now = clock.monotonic()
+        if now - self.said >= EVERY_S:
+            self.said = now
+            self.say(f"{self.step}: {trained} trainings so far, {text_of(now - self.began)}.")
+
+
 @dataclass
 class _Peer:
     """A loss on its way through the audit."""
@@ -169,9 +190,10 @@ class Audit:
             proxy = load_proxy(search.proxy)
             pool = stack.enter_context(open_pool(self.workers))
             self._evaluator = Evaluator(store, pool, self._space, proxy, search.proxy)
-            peers = self._peers(store)
-            self._tune(peers, say)
-            say(f"Testing {len(peers)} losses on {self.splits} fresh splits.")
+            peers, steps = self._peers(store), _Steps(say)
+            self._evaluator.watch = steps.watch
+            self._tune(peers, steps)
+            steps.begin(f"Testing {len(peers)} losses on {self.splits} fresh splits")
             report = self._test(peers, search)
             store.add_audit(
                 search, proxy.protocol.hash, [asdict(row) for row in report.rows], report.summary()
@@ -197,12 +219,13 @@ class Audit:
     def _tuned(self, program: Program) -> Tuned:
         return Tuned.of(program, self._evaluator.proxy, self.seed)
 
-    def _tune(self, peers: list[_Peer], say: Say) -> None:
+    def _tune(self, peers: list[_Peer], steps: _Steps) -> None:
         """The same number of settings for everyone; in place, so that dropped peers leave the list."""
         tried = 0
         while tried < self.settings:
             batch = min(BATCH, self.settings - tried)
-            say(f"Tuning {len(peers)} losses: settings {tried + 1} to {tried + batch} of {self.settings}.")
+            settings = f"settings {tried + 1} to {tried + batch} of {self.settings}"
+            steps.begin(f"Tuning {len(peers)} losses, {settings}")
             try_settings([p.tuned for p in peers], batch, self._evaluator, AUDIT_SPLITS)
             if tried == 0:
                 classical = sorted((p for p in peers if p.kind == "classical"), key=lambda p: p.tuned.value)

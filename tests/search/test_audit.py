@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from losssearch.audit import audit
 from losssearch.audit.audit import Audit, Report
 from losssearch.audit.statistics import corrected_t_test
 from losssearch.errors import StoreError, UsageError
@@ -143,3 +145,13 @@ def test_a_black_box_is_audited_on_seeds_of_its_own(search):
     for row in report.rows:  # its metric grows with the seed, and audit seeds begin at 1,000,000
         assert row.per_split[1] - row.per_split[0] == pytest.approx(1e-4)
         assert row.error > 100
+
+
+def test_a_long_step_tells_how_far_it_is(storage, monkeypatch):
+    monkeypatch.setattr(audit, "EVERY_S", 0.0)
+    said = []
+    Audit("small", storage, splits=4, settings=1, workers="inline", seed=5).run(said.append)
+    begun = [line for line in said if line.endswith("splits.")]
+    assert begun == [f"Testing {begun[0].split()[1]} losses on 4 fresh splits."]
+    told = re.compile(r"Testing \d+ losses on 4 fresh splits: \d+ trainings so far, \d+s\.")
+    assert told.fullmatch(said[-1])  # one split more than any audit before
