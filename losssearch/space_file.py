@@ -84,6 +84,13 @@ class LossRow(Row):
     seed: bool = True
 
 
+class LineRow(Row):
+    title: str = Field(min_length=1, max_length=200)
+    x: str = Field(min_length=1, max_length=200)
+    range: list[float] = Field(min_length=2, max_length=2)
+    inputs: dict[str, Any] = Field(min_length=1, max_length=100)
+
+
 class SpaceFile(Row):
     title: str = Field(min_length=1, max_length=200)
     task: str
@@ -97,6 +104,7 @@ class SpaceFile(Row):
     define: dict[str, str] = Field(default={}, max_length=200)
     search: SearchRow
     losses: dict[str, LossRow] = Field(min_length=1, max_length=500)
+    lines: dict[str, LineRow] = Field(default={}, max_length=6)
 
     @field_validator("axes", mode="before")
     @classmethod
@@ -121,6 +129,7 @@ _ROWS: dict[tuple[str, ...], type[Row]] = {
     ("search", "mix"): MixRow,
     ("losses", "*"): LossRow,
     ("losses", "*", "constants", "*"): ConstantRow,
+    ("lines", "*"): LineRow,
 }
 
 
@@ -168,8 +177,9 @@ def checked(path: Path, content: bytes) -> tuple[SpaceFile, str]:
 
 
 def _digest(data: dict[str, Any]) -> str:
-    """Order counts, since axes, definitions and screens have one."""
-    return hashlib.sha256(json.dumps(data, separators=(",", ":")).encode()).hexdigest()
+    """Order counts, since axes, definitions and screens have one; what is only drawn does not."""
+    said = {key: value for key, value in data.items() if key != "lines"}
+    return hashlib.sha256(json.dumps(said, separators=(",", ":")).encode()).hexdigest()
 
 
 def _told(error: ValidationError) -> str:
@@ -205,9 +215,9 @@ def where(place: tuple[str, ...]) -> str:
     parts = [p if NAME.fullmatch(p) or p.isdecimal() else shortened(p) for p in place]
     if not parts:
         return ""
-    if parts[0] not in ("axes", "inputs", "define", "search", "losses"):
+    if parts[0] not in ("axes", "inputs", "define", "search", "losses", "lines"):
         return f"{'.'.join(parts)}: "
-    head = 2 if parts[0] == "losses" else 1
+    head = 2 if parts[0] in ("losses", "lines") else 1
     section, key = ".".join(parts[:head]), ".".join(parts[head:])
     return f"[{section}] {key}: " if key else f"[{section}]: "
 

@@ -25,9 +25,11 @@ from losssearch.language.primitives import PRIMITIVES
 from losssearch.language.program import Constant, Program
 from losssearch.language.signature import AxisSet, Input, Role, Signature
 from losssearch.language.term import NAME, Term, at, paths
+from losssearch.lines import Line, line_of
 from losssearch.space_file import NAME as ORDINARY_NAME
 from losssearch.space_file import (
     InputRow,
+    LineRow,
     LossRow,
     SpaceFile,
     checked,
@@ -127,7 +129,8 @@ class Space:
         screens: Names of the screens that apply, in order.
         losses: Classical losses by name, in the file's order.
         reference: Name of the loss to whose gradient the others are scaled.
-        digest: Hash of the content; comments and layout do not count. 64 hex digits.
+        digest: Hash of the content; comments, layout and lines do not count. 64 hex digits.
+        lines: Along which its losses are shown, by name.
     """
 
     name: str
@@ -141,6 +144,7 @@ class Space:
     losses: Mapping[str, ClassicalLoss]
     reference: str
     digest: str
+    lines: Mapping[str, Line]
 
     def loss(self, name: str) -> ClassicalLoss:
         """The classical loss of that name.
@@ -242,6 +246,7 @@ class _Reader:
             losses=MappingProxyType(losses),
             reference=file.reference,
             digest=self.digest,
+            lines=MappingProxyType({name: self.line(signature, name, r) for name, r in file.lines.items()}),
         )
 
     # Axes, inputs and definitions.
@@ -448,6 +453,14 @@ class _Reader:
             return Candidate.parse(row.parts, signature, constants)
         except FormulaError as error:
             raise self.error(error, "losses", name, "parts", LOSS) from None
+
+    def line(self, signature: Signature, name: str, row: LineRow) -> Line:
+        self.check_name(name, "lines", name)
+        low, high = row.range
+        try:
+            return line_of(row.title, row.x, (low, high), row.inputs, signature)
+        except FormulaError as error:
+            raise self.error(error, "lines", name) from None
 
     # Messages.
 

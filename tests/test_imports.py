@@ -58,6 +58,7 @@ FLOORS = {
     "losssearch.catalogue": 5,
     "losssearch.spaces": 5,
     "losssearch.space_file": 5,
+    "losssearch.lines": 5,
     "losssearch.language": 4,
     "losssearch.language.program": 3,
     "losssearch.language.primitives": 2,

@@ -18,6 +18,7 @@ from typing import Any
 
 from losssearch.errors import UsageError
 from losssearch.execution.refute import refuted
+from losssearch.insight.along import along, lines_of, positions
 from losssearch.insight.counterexample import with_small_examples
 from losssearch.insight.measured import Measured
 from losssearch.insight.profile import profile
@@ -25,12 +26,13 @@ from losssearch.insight.sentences import FROM_FACTS, Sentence, explain
 from losssearch.insight.walk import Walk, assumed, no_walk
 from losssearch.insight.weights import Weights, pull, ratio, usual_groups, weigh
 from losssearch.language.facts import Fact, Facts, facts
-from losssearch.language.formula import format_number
+from losssearch.lines import Line
 from losssearch.result import Discovered
 
 MOST = 4  # others in one picture; more cannot be told apart
 
 PROBABILITIES = (0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99, 0.999)
+ROWS = 9  # of the table of a line
 RESIDUALS = (-100.0, -10.0, -3.0, -1.0, -0.3, -0.1, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 
 
@@ -51,6 +53,21 @@ class Insight:
     others: tuple[Discovered, ...]
     facts: Facts
     no_profile: str
+
+    @cached_property
+    def lines(self) -> dict[str, Line]:
+        """Along which it is shown where it has no profile, by name."""
+        return lines_of(self.loss.program, self.loss.space.lines) if self.no_profile else {}
+
+    @cached_property
+    def tables(self) -> dict[str, list[dict[str, float]]]:
+        """The loss at some points of each line: x, value, gradient, curvature."""
+        found, columns = {}, ("x", "value", "gradient", "curvature")
+        for name, line in self.lines.items():
+            p = along(self.loss.program, line, positions(line, ROWS))
+            rows = zip([round(x, 6) for x in p.x], p.value, p.slope, p.curvature, strict=True)
+            found[name] = [dict(zip(columns, row, strict=True)) for row in rows]
+        return found
 
     @cached_property
     def walk(self) -> Walk:
@@ -108,15 +125,19 @@ class Insight:
     def plot(self, path: str | Path) -> Path:
         """Draw value, gradient, curvature, ratios and weights into a file, PNG or SVG by its suffix.
 
+        Where a loss has no profile, the first three along each line of its space.
+
         Raises:
-            UsageError: The loss has no profile, or the suffix is another.
+            UsageError: There is neither, or the suffix is another.
             ExportError: The file cannot be written there.
         """
-        from losssearch.insight.picture import draw
+        from losssearch.insight.figure import draw
+        from losssearch.insight.picture import six_panels
+        from losssearch.insight.rows import rows
 
-        if self.no_profile:
+        if self.no_profile and not self.lines:
             raise UsageError(f"Nothing to draw. {self.no_profile}")
-        return draw(self, Path(path))
+        return draw(lambda: rows(self) if self.no_profile else six_panels(self), Path(path))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON; ratios to 0 are nan."""
@@ -135,6 +156,10 @@ class Insight:
             "reference": name_of(self.reference),
             "against": [name_of(each) for each in self.others],
             "profile": self.table,
+            "lines": {
+                name: {"title": line.title, "x": line.x, "rows": self.tables[name]}
+                for name, line in self.lines.items()
+            },
             "weights": {
                 name: {k: vars(w) if isinstance(w, Weights) else w for k, w in row.items()}
                 for name, row in self.weights.items()
@@ -182,12 +207,6 @@ def name_of(loss: Discovered) -> str:
     """What people call it; a formula is cut to what fits a table."""
     name = loss.candidate.name or loss.reference
     return name if len(name) <= 40 else name[:39] + "…"
-
-
-def constants_of(loss: Discovered) -> str:
-    """gamma = 2, alpha = 0.25."""
-    values = loss.program.constant_values
-    return ", ".join(f"{name} = {format_number(value)}" for name, value in values.items())
 
 
 def groups_in_words(task: str) -> str:

@@ -24,7 +24,6 @@ def head(panel: Axes, title: str, what: str) -> None:
 
 def draw_curves(
     panel: Axes,
-    walk: Walk,
     title: str,
     what: str,
     curves: Sequence[tuple[str, str, Profile]],
@@ -35,7 +34,6 @@ def draw_curves(
 
     Args:
         panel: Where.
-        walk: What the horizontal axis is.
         title, what: Of the panel, and what its vertical axis is.
         curves: Name, colour and profile of each loss; the first stands out.
         of: The quantity.
@@ -50,7 +48,7 @@ def draw_curves(
         ]
     for k, (name, colour, x, y) in enumerate(lines):
         panel.plot(x, y, color=colour, linewidth=2.4 if k == 0 else 1.5, label=name, zorder=5 - k * 0.1)
-    panel.set_xlim(*SHOWN[walk.task])
+    panel.tick_params(length=3)
     if logarithmic:
         panel.set_yscale("log")
         panel.set_ylim(*_log_range([y for *_, y in lines]))
@@ -59,11 +57,11 @@ def draw_curves(
         panel.set_ylim(*_range([y for *_, y in lines]))
         panel.axhline(0, color=AXIS, linewidth=0.8, zorder=1)
         panel.yaxis.set_major_locator(MaxNLocator(6))
-    _x_axis(panel, walk)
 
 
-def _x_axis(panel: Axes, walk: Walk) -> None:
-    panel.tick_params(length=3)
+def walk_axis(panel: Axes, walk: Walk) -> None:
+    """The horizontal axis of a walk."""
+    panel.set_xlim(*SHOWN[walk.task])
     if walk.task == "regression":
         panel.set_xlabel("residual: prediction less target", fontsize=SMALL)
     elif walk.task == "binary":

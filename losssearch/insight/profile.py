@@ -46,7 +46,7 @@ def profile(program: Program, walk: Walk, x: Sequence[float]) -> Profile:
     bent = torch.zeros_like(at)
     if slope.requires_grad:  # a straight line has a constant slope
         bent = torch.autograd.grad(slope.sum(), at)[0]
-    return Profile(tuple(x), _numbers(value), _numbers(slope), _numbers(bent))
+    return Profile(tuple(x), numbers(value), numbers(slope), numbers(bent))
 
 
 def slopes(program: Program, walk: Walk, x: Sequence[float]) -> tuple[float, ...]:
@@ -55,8 +55,9 @@ def slopes(program: Program, walk: Walk, x: Sequence[float]) -> tuple[float, ...
     inputs = walk.inputs(program.signature, at)
     prediction, _ = names(program.signature)
     with torch.no_grad():
-        return _numbers(walk.along(loss_gradient(program, prediction)(inputs).expand_as(inputs[prediction])))
+        return numbers(walk.along(loss_gradient(program, prediction)(inputs).expand_as(inputs[prediction])))
 
 
-def _numbers(tensor: Tensor) -> tuple[float, ...]:
-    return tuple(tensor.detach().double().tolist())
+def numbers(tensor: Tensor) -> tuple[float, ...]:
+    """As floats; a slope of zeros that autograd never stored is stored first."""
+    return tuple((tensor.detach().double() + 0.0).tolist())

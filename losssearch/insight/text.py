@@ -22,7 +22,7 @@ def as_text(insight: Insight) -> str:
     """Several blocks, divided by empty lines."""
     blocks = [in_words(insight), counterexamples(insight)]
     if insight.no_profile:
-        blocks.append(insight.no_profile)
+        blocks += along_lines(insight) or [insight.no_profile]
     else:
         blocks += [along_the_line(insight), as_weights(insight)]
     return "\n\n".join(block for block in blocks if block)
@@ -74,6 +74,16 @@ def along_the_line(insight: Insight) -> str:
     head = [next(iter(insight.table[0])), "value", "gradient", "curvature", "value ratio", "gradient ratio"]
     rows = [[f"{row[head[0]]:g}", *(_short(v) for v in list(row.values())[1:])] for row in insight.table]
     return f"{title}. Ratios are to {base}.\n" + _grid(head, rows)
+
+
+def along_lines(insight: Insight) -> list[str]:
+    """Value, gradient and curvature at some points of each line."""
+    blocks = []
+    for name, line in insight.lines.items():
+        rows = [[f"{row['x']:.3g}", *map(_short, list(row.values())[1:])] for row in insight.tables[name]]
+        title = textwrap.wrap(f"{line.title}. x: {line.x}.", WIDTH)
+        blocks.append("\n".join([*title, _grid(["x", "value", "gradient", "curvature"], rows)]))
+    return blocks
 
 
 def as_weights(insight: Insight) -> str:

@@ -15,7 +15,7 @@ what such a loss does, and none is drawn.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,22 +97,26 @@ class Walk:
         return first if self.positive else -first
 
     def _neutral(self, spec: Input, signature: Signature) -> Tensor:
-        """Equal classes, the identity, parameters at 0, a mask that lets all through."""
         sizes = [CLASSES if signature.copies.get(a, a) == "c" else 1 for a in spec.axes]
-        shares = any(p.startswith("simplex over") for p in spec.properties)
-        if shares and len(sizes) == 2:
-            return torch.eye(sizes[0], dtype=torch.float64)
-        if shares:
-            value = 1.0 / sizes[-1]
-        elif spec.role is Role.SCHEDULE:
-            value = self.progress
-        elif spec.role in (Role.PARAMETER, Role.NOISE):
-            value = 0.0
-        elif not spec.axes and spec.low >= 0 and spec.high <= 1:
-            value = 0.5
-        else:
-            value = 1.0
-        return torch.full(sizes, value, dtype=torch.float64)
+        return neutral(spec, sizes, self.progress)
+
+
+def neutral(spec: Input, sizes: Sequence[int], progress: float = 0.0) -> Tensor:
+    """Equal classes, the identity, parameters at 0, a mask that lets all through."""
+    shares = any(p.startswith("simplex over") for p in spec.properties)
+    if shares and len(sizes) == 2:
+        return torch.eye(sizes[0], dtype=torch.float64)
+    if shares:
+        value = 1.0 / sizes[-1]
+    elif spec.role is Role.SCHEDULE:
+        value = progress
+    elif spec.role in (Role.PARAMETER, Role.NOISE):
+        value = 0.0
+    elif not spec.axes and spec.low >= 0 and spec.high <= 1:
+        value = 0.5
+    else:
+        value = 1.0
+    return torch.full(list(sizes), value, dtype=torch.float64)
 
 
 def names(signature: Signature) -> tuple[str, str]:

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from losssearch.errors import ExportError, UsageError
 from losssearch.insight.labels import label_curves
-from losssearch.insight.picture import STYLE, _figure
+from losssearch.insight.picture import six_panels
+from losssearch.insight.style import STYLE
 
 
 def test_a_png_is_a_png_of_twice_800_pixels(explain, tmp_path) -> None:
@@ -49,7 +50,7 @@ def test_an_svg_is_xml_with_a_curve_a_loss_and_a_panel(explain, tmp_path) -> Non
 )
 def test_every_panel_names_its_curves_apart_from_each_other(explain, loss, against) -> None:
     with mpl.rc_context(STYLE):
-        figure = _figure(explain(loss, against=against))
+        figure = six_panels(explain(loss, against=against))
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         renderer = canvas.get_renderer()
