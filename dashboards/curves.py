@@ -8,7 +8,8 @@ One sample walks from a wrong prediction to a right one:
 
 Values are counted from the right answer (the far right, or residual 0). Both are multiplied by the
 loss's gradient scale, as in training, so that units do not hide the shape. About 20 ms a loss, and
-a second or two to load torch the first time.
+a second or two to load torch the first time. Losses of other tasks stand along the lines that their space
+names, their values counted from the lowest.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from torch import Tensor
 
 from dashboards.charts import Chart, Line, Point, chart
 from losssearch.execution.reference import evaluate, loss_gradient
+from losssearch.insight.along import along, lines_of, positions
 from losssearch.language.program import Program
 from losssearch.language.signature import Input, Role, Signature
+from losssearch.lines import Line as Moving
 from losssearch.screening.scale import gradient_scale
 from losssearch.spaces import Space
 
@@ -66,18 +69,22 @@ class Trace:
 
 
 def charts(program: Program, space: Space, scale: float | None) -> list[Chart]:
-    """The chart of values and that of gradients; [] for a loss that reads no prediction, or one of a
-    task in which no line of predictions is drawn.
+    """The chart of values and that of gradients, or two a line of the space; [] for a loss that reads none of
+    what moves there.
 
     Args:
         program: The loss.
         space: Its space; the classical losses come from there.
         scale: Its stored gradient scale; measured anew when there is none.
     """
-    if space.task not in WALKS or space.signature.predictions[0] not in program.inputs:
-        return []
     if scale is None or not _is_good(scale):
         scale = gradient_scale(program, space)
+    if space.task not in WALKS:
+        return [
+            c for line in lines_of(program, space.lines).values() for c in _along(program, space, scale, line)
+        ]
+    if space.signature.predictions[0] not in program.inputs:
+        return []
     own = _own(program, space, scale)
     references = [
         (f"ref{i}", name, reference(space, name)) for i, name in enumerate(chosen(space, program), start=1)
@@ -105,22 +112,58 @@ def charts(program: Program, space: Space, scale: float | None) -> list[Chart]:
     return found
 
 
-def chosen(space: Space, program: Program, limit: int = 4) -> list[str]:
-    """Names of the classical losses that stand beside a loss."""
-    able = [
-        loss.name
-        for loss in space.losses.values()
-        if set(loss.requires) <= {"progress"} and loss.program.text != program.text
+def _along(program: Program, space: Space, scale: float, line: Moving) -> list[Chart]:
+    """Values and gradients along one line of a space."""
+    references = [
+        (f"ref{i}", name, _at(space.losses[name].program, line, reference_scale(space, name)))
+        for i, name in enumerate(chosen(space, program, line), start=1)
     ]
-    known = [name for name in REFERENCES[space.task] if name in able]
-    return (known or [name for name in able if space.losses[name].seed])[:limit]
+    own = _at(program, line, scale)
+    found = []
+    for of in ("value", "slope"):
+        lines = [Line(name.replace("_", " "), t.points(of), look) for look, name, t in references]
+        lines.append(Line("this loss", own.points(of), "own"))
+        others = [getattr(t, of) for _, _, t in references]
+        drawn = chart(
+            f"{'Value' if of == 'value' else 'Gradient'}: {line.title}",
+            lines,
+            line.x,
+            "value × scale, 0 at its lowest" if of == "value" else "gradient by x × scale",
+            y_range=_range(getattr(own, of), others),
+        )
+        found += [drawn] if drawn is not None else []
+    return found
+
+
+def _at(program: Program, line: Moving, scale: float) -> Trace:
+    p = along(program, line, positions(line, POINTS))
+    lowest = min((v for v in p.value if math.isfinite(v)), default=0.0)
+    factor = scale if _is_good(scale) else 1.0
+    return Trace(p.x, tuple((v - lowest) * factor for v in p.value), tuple(s * factor for s in p.slope))
+
+
+def chosen(space: Space, program: Program, line: Moving | None = None, limit: int = 4) -> list[str]:
+    """Names of the classical losses that stand beside a loss; along a line, of those that read what moves."""
+    others = {n: loss for n, loss in space.losses.items() if loss.candidate.is_one and loss.seed}
+    if line is not None:
+        able = [n for n, loss in others.items() if lines_of(loss.program, {"": line})]
+    else:
+        able = [n for n, loss in space.losses.items() if set(loss.requires) <= {"progress"}]
+    able = [name for name in able if space.losses[name].program.text != program.text]
+    known = [name for name in REFERENCES.get(space.task, ()) if name in able]
+    return (known or [name for name in able if name in others])[:limit]
 
 
 @lru_cache(maxsize=128)
 def reference(space: Space, name: str) -> Trace:
     """A classical loss along the line, at its usual constants."""
-    program = space.losses[name].program
-    return _trace(program, space, gradient_scale(program, space))
+    return _trace(space.losses[name].program, space, reference_scale(space, name))
+
+
+@lru_cache(maxsize=128)
+def reference_scale(space: Space, name: str) -> float:
+    """The gradient scale of a classical loss."""
+    return gradient_scale(space.losses[name].program, space)
 
 
 def _own(program: Program, space: Space, scale: float) -> list[tuple[str, str, Trace]]:

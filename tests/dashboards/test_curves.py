@@ -60,9 +60,15 @@ def test_a_loss_that_reads_no_prediction_has_no_curves() -> None:
     assert charts(space.losses["l2_regulariser"].program, space, None) == []
 
 
-def test_a_task_without_a_line_of_predictions_has_no_curves() -> None:
+def test_another_task_is_drawn_along_the_lines_of_its_space() -> None:
     space = load_space("boxes")
-    assert charts(space.losses["giou"].program, space, None) == []
+    program = space.loss("giou").program
+    found = charts(program, space, 1.0)
+    moved = [line.title for name, line in space.lines.items() if name != "logit"]  # it reads no class
+    assert [c.title for c in found] == [f"{of}: {m}" for m in moved for of in ("Value", "Gradient")]
+    assert all("this loss" in [line.label for line in c.legend] and len(c.legend) == 5 for c in found)
+    gradient = dict(found[1].lines[-1][0].points)
+    assert gradient[min(gradient, key=lambda x: abs(x - 3))] == pytest.approx(0.16, abs=0.01)
 
 
 def test_marks_on_an_axis_are_round_and_inside() -> None:
