@@ -309,13 +309,16 @@ def check(
         str, typer.Argument(help="my_loss.py (it is run), package.module:Class, or a classical loss.")
     ],
     class_name: Annotated[str | None, typer.Option("--class", help="Which class of the file.")] = None,
-    task: Annotated[str | None, typer.Option(help="multiclass, binary or regression.")] = None,
+    task: Annotated[str | None, typer.Option(help="As what it is checked, such as binary or boxes.")] = None,
     only: Annotated[
         str | None, typer.Option(help="Lines or groups by comma, such as gradients; all by default.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Hold a loss module to the contract of a drop-in loss; numerical gradients by --only gradients."""
+    """Hold a loss module to the contract of a drop-in loss; numerical gradients by --only gradients.
+
+    It is called as loss(input, target), or with the named tensors that its attribute `inputs` says.
+    """
     from losssearch.terminal import print_json
     from losssearch.testing import check_named, lines_of
 

@@ -4,9 +4,15 @@
     print(check_loss(MyLoss))                       # a class, a factory or a module
     print(check_named("torch.nn:HuberLoss", task="regression", only=["gradcheck"]).as_text())
 
-Works on any `torch.nn.Module` called as `loss(input, target)`, found by this project or not. Each
-row of the report is one line of the contract: passed, failed, or not applicable, with one sentence.
-A check costs milliseconds, save `compiled` and `onnx`: five and two seconds in a fresh process.
+Works on any `torch.nn.Module` called as `loss(input, target)`, found by this project or not, and on
+any that is called with named tensors and says which, by the attributes of an exported file:
+
+    inputs = {"score": "n s", "valid": "n s"}       # their axes
+    copies, masks = {"k": "s"}, ("valid",)          # axes as long as others; yes or no
+
+Each row of the report is one line of the contract: passed, failed, or not applicable, with one sentence.
+A check costs milliseconds, save `compiled` and `onnx`, five and two seconds in a fresh process, and the
+`gradcheck` of many inputs, up to two seconds.
 
 A loss may excuse itself from the lines in `EXCUSABLE`, by an attribute that says why:
 
@@ -26,14 +32,15 @@ from typing import Any
 
 from torch import nn
 
-from losssearch.contract import arguments, call, compilers, numbers
+from losssearch.contract import arguments, call, compilers, named_calls, numbers
+from losssearch.contract.by_name import classical, imported
 from losssearch.contract.call import first_line
-from losssearch.contract.case import Broken, Case, NotApplicable, make_case
-from losssearch.contract.named import classical, imported
+from losssearch.contract.case import Broken, NotApplicable, Subject, make_case, make_subject
+from losssearch.contract.named_case import is_named, make_named
 from losssearch.contract.report import LossReport, Row, Verdict
 from losssearch.errors import UsageError
 
-Check = Callable[[Case], str]
+Check = Callable[[Any], str]
 
 CHECKS: dict[str, Check] = {
     function.__name__: function
@@ -71,6 +78,28 @@ CHECKS: dict[str, Check] = {
 }
 """Every line of the contract, in the order of the report; the docstring of each is the line."""
 
+NAMED_CHECKS: dict[str, Check] = {
+    function.__name__: function
+    for function in (
+        named_calls.call,
+        call.extra_repr,
+        named_calls.no_broadcasting,
+        named_calls.empty_batch,
+        named_calls.batch_of_one,
+        named_calls.saturation,
+        named_calls.dtypes,
+        named_calls.autocast,
+        named_calls.gradcheck,
+        named_calls.gradgradcheck,
+        named_calls.compiled,
+        named_calls.exported,
+        compilers.deepcopied,
+        compilers.pickled,
+        named_calls.state_dict,
+    )
+}
+"""Those of a loss that is called with named tensors."""
+
 EXCUSABLE = frozenset(
     # Kinks and detached factors;
     {"gradcheck", "gradgradcheck"}
@@ -99,7 +128,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 def check_loss(
     loss: nn.Module | Callable[..., nn.Module],
-    task: str = "multiclass",
+    task: str | None = None,
     *,
     classes: int = 5,
     only: Collection[str] | None = None,
@@ -110,9 +139,11 @@ def check_loss(
     Args:
         loss: A class or factory, which is called with keywords such as `reduction`; or a module,
             which is built again from its class and its attributes that are named like arguments.
-        task: "multiclass" (logits and classes), "binary" (logits and 0 or 1) or "regression".
+        task: "multiclass" (logits and classes), "binary" (logits and 0 or 1) or "regression"; of a loss
+            that is called with named tensors the shipped space that knows them, if any. None takes the
+            `task` attribute of the loss; without one, "multiclass".
         classes: Number of classes of a multiclass task, at least 2.
-        only: Names of the checks to run, out of `CHECKS`; None runs all.
+        only: Names of the checks to run, out of `CHECKS`; None runs all that concern such a loss.
         backend: Backend of torch.compile; the default needs no C compiler, "inductor" does.
 
     Returns:
@@ -123,32 +154,45 @@ def check_loss(
     """
     if classes < 2:
         raise UsageError(f"`classes >= 2` must hold, but got {classes=}.")
-    names = list(CHECKS) if only is None else list(only)
-    if unknown := [name for name in names if name not in CHECKS]:
+    if unknown := [name for name in only or () if name not in CHECKS]:
         raise UsageError(f"No check is called {unknown[0]!r}. There are: {', '.join(CHECKS)}.")
-    case = make_case(loss, task, classes, backend)
+    subject = make_subject(loss)
+    named = is_named(subject.loss)
+    if task is None:
+        said = getattr(subject.loss, "task", None)
+        task = said if isinstance(said, str) else "named tensors" if named else "multiclass"
+    case: Subject
+    if named:
+        case, checks = make_named(subject, task, backend), NAMED_CHECKS
+    else:
+        case, checks = make_case(subject, task, classes, backend), CHECKS
     if wrong := sorted(set(case.excused) - EXCUSABLE):
         raise UsageError(
             f"`not_applicable` of the loss names {wrong[0]!r}, from which no loss is excused. "
             f"It may name: {', '.join(sorted(EXCUSABLE))}."
         )
-    rows = tuple(_run(name, case) for name in CHECKS if name in names)
+    names = checks if only is None else [name for name in CHECKS if name in only]
+    rows = tuple(_run(name, checks.get(name, _no_line), case) for name in names)
     return LossReport(type(case.loss).__name__, task, rows, GROUPS)
 
 
-def _run(name: str, case: Case) -> Row:
+def _run(name: str, check: Check, case: Subject) -> Row:
     if name in case.excused:
         return Row(name, Verdict.NOT_APPLICABLE, case.excused[name])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the loss is judged by what it computes
         try:
-            return Row(name, Verdict.PASSED, CHECKS[name](case))
+            return Row(name, Verdict.PASSED, check(case))
         except NotApplicable as reason:
             return Row(name, Verdict.NOT_APPLICABLE, str(reason))
         except Broken as reason:
             return Row(name, Verdict.FAILED, str(reason))
         except Exception as error:  # whatever the loss raises is the finding
             return Row(name, Verdict.FAILED, f"{type(error).__name__}: {first_line(error)}")
+
+
+def _no_line(case: Subject) -> str:
+    raise NotApplicable("The loss is called with named tensors.")
 
 
 def lines_of(text: str) -> list[str]:
@@ -182,7 +226,7 @@ def check_named(
         reference: The path of a Python file, which is run; `package.module:Class`, which is imported;
             or a classical loss, such as `focal` or `binary/focal`.
         class_name: Of a file: as in `check_file`.
-        task: As in `check_file`.
+        task: As in `check_loss`; None takes that of a classical loss.
         only: As in `check_loss`.
 
     Raises:
@@ -198,8 +242,7 @@ def check_named(
             loss()
         except TypeError as error:
             raise UsageError(f"{reference} needs arguments: {first_line(error)}") from error
-        said = getattr(loss, "task", None)
-        return check_loss(loss, task or (said if isinstance(said, str) else "multiclass"), only=only)
+        return check_loss(loss, task, only=only)
     build, kind = classical(reference)
     return replace(check_loss(build, task or kind, only=only), loss=reference)
 
@@ -217,7 +260,7 @@ def check_file(
     Args:
         path: The file.
         class_name: The class to check; None takes the only loss in the file.
-        task: As in `check_loss`; None takes the `task` attribute of the class, else "multiclass".
+        task: As in `check_loss`.
         only: As in `check_loss`.
         backend: As in `check_loss`.
 
@@ -241,13 +284,11 @@ def check_file(
                 f"{path}: running it raised {type(error).__name__}: {first_line(error)}"
             ) from error
         chosen = _choose(path, vars(module), name, class_name)
-        said = getattr(chosen, "task", None)
-        kind = task or (said if isinstance(said, str) else "multiclass")
         try:
             chosen()
         except TypeError as error:
             raise UsageError(f"{path}: {chosen.__name__}() needs arguments: {first_line(error)}") from error
-        return check_loss(chosen, kind, only=only, backend=backend)
+        return check_loss(chosen, task, only=only, backend=backend)
     finally:
         sys.modules.pop(name, None)
 
@@ -278,6 +319,7 @@ __all__ = [
     "CHECKS",
     "EXCUSABLE",
     "GROUPS",
+    "NAMED_CHECKS",
     "LossReport",
     "Row",
     "Verdict",

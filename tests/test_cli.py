@@ -273,6 +273,13 @@ def test_an_exported_loss_passes_its_own_check(tell, tmp_path: Path) -> None:
     assert report["passed"] is True
 
 
+def test_so_does_a_loss_of_named_tensors_by_its_name_and_as_a_file(tell, tmp_path: Path) -> None:
+    tell("export", "giou", "--to", tmp_path / "giou.py")
+    for what in ("giou", tmp_path / "giou.py"):
+        report = json.loads(tell("check", what, "--only", "numbers,gradients", "--json"))
+        assert (report["passed"], report["task"]) == (True, "boxes")
+
+
 def test_a_loss_that_breaks_its_contract_fails_the_check(folder: Path) -> None:
     (folder / "bad.py").write_text(
         "import torch\n"

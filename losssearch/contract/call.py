@@ -8,7 +8,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from losssearch.contract.case import Broken, Case, NotApplicable, finite, same
+from losssearch.contract.case import Broken, Case, NotApplicable, Subject, finite, same
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -40,7 +40,7 @@ def constructor(case: Case) -> str:
     return f"{len(case.signature.parameters)} typed keywords."
 
 
-def extra_repr(case: Case) -> str:
+def extra_repr(case: Subject) -> str:
     """print(loss) shows the formula, the constants and the id."""
     text = case.loss.extra_repr()
     formula = getattr(case.loss, "formula", None)

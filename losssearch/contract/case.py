@@ -1,7 +1,7 @@
 """What is a loss checked on?
 
 A `Case` is one task with small random batches, and the way to build the loss again with other
-keywords. A check takes a case and returns a sentence, or raises one: `Broken`, `NotApplicable`.
+keywords (`Subject`). A check takes a case and returns a sentence, or raises one: `Broken`, `NotApplicable`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -31,32 +31,49 @@ class NotApplicable(Exception):
 
 
 @dataclass(frozen=True)
-class Case:
-    """A loss under test.
+class Subject:
+    """A loss under test, however it is called.
 
     Args:
         loss: The loss as it was given; no check changes it.
-        build: Makes it again with some of `KEYWORDS`; the others stand at their defaults.
+        build: Makes it again with some keywords; the others stand at their defaults.
         signature: What `build` accepts.
-        task: One of `TASKS`; fixes the shapes and targets of the batches.
-        classes: Number of classes of a multiclass task.
-        backend: Backend of torch.compile.
         excused: Check name to the sentence why it does not concern this loss.
     """
 
     loss: nn.Module
     build: Callable[..., nn.Module]
     signature: inspect.Signature
-    task: Task
-    classes: int = 5
-    backend: str = "aot_eager"
-    excused: Mapping[str, str] = field(default_factory=dict)
+    excused: Mapping[str, str]
 
     def accepts(self, keyword: str) -> bool:
         parameters = self.signature.parameters
         return keyword in parameters or any(
             p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
         )
+
+    def value(self, loss: nn.Module) -> Tensor:
+        """What a loss called in the same way gives on a small batch."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Case(Subject):
+    """A loss that is called as `loss(input, target)`.
+
+    Args:
+        task: One of `TASKS`; fixes the shapes and targets of the batches.
+        classes: Number of classes of a multiclass task.
+        backend: Backend of torch.compile.
+    """
+
+    task: Task
+    classes: int
+    backend: str
+
+    def value(self, loss: nn.Module) -> Tensor:
+        found: Tensor = loss(*self.batch(6))
+        return found
 
     def needs(self, keyword: str) -> None:
         """Raises: Broken: The constructor does not take `keyword`."""
@@ -104,17 +121,22 @@ class Case:
         raise Broken("`weight` takes neither two class weights nor one for the only output.")
 
 
-def make_case(loss: nn.Module | Callable[..., nn.Module], task: str, classes: int, backend: str) -> Case:
+def make_case(subject: Subject, task: str, classes: int, backend: str) -> Case:
+    """Raises: UsageError: The task is unknown."""
+    if task not in TASKS:
+        raise UsageError(f"No task is called {task!r}. Take one of {', '.join(TASKS)}.")
+    return Case(**vars(subject), task=task, classes=classes, backend=backend)  # type: ignore[arg-type]
+
+
+def make_subject(loss: nn.Module | Callable[..., nn.Module]) -> Subject:
     """Reads how a loss can be built again with other keywords.
 
     A module is rebuilt from its class and those of its attributes that are named like a parameter
     of the constructor (torch's own losses keep them so); a class or a factory is called.
 
     Raises:
-        UsageError: The task is unknown, or a module does not keep an argument of its constructor.
+        UsageError: The loss is no module, or does not keep an argument of its constructor.
     """
-    if task not in TASKS:
-        raise UsageError(f"No task is called {task!r}. Take one of {', '.join(TASKS)}.")
     build: Callable[..., nn.Module]
     if isinstance(loss, nn.Module):
         module = loss
@@ -138,7 +160,7 @@ def make_case(loss: nn.Module | Callable[..., nn.Module], task: str, classes: in
     excused = getattr(module, "not_applicable", {})
     if not isinstance(excused, Mapping):
         raise UsageError("`not_applicable` of a loss must map a check's name to a sentence.")
-    return Case(module, build, signature, task, classes, backend, dict(excused))  # type: ignore[arg-type]
+    return Subject(module, build, signature, dict(excused))
 
 
 def _kept_arguments(module: nn.Module, signature: inspect.Signature) -> dict[str, Any]:

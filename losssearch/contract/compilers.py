@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from losssearch.contract.case import Broken, Case, NotApplicable, same, value_and_gradient
+from losssearch.contract.case import Broken, Case, NotApplicable, Subject, same, value_and_gradient
 
 
 def compiled(case: Case) -> str:
@@ -71,16 +71,16 @@ def _masked(case: Case) -> dict[str, Any]:
     return {name: value for name, value in keywords.items() if case.accepts(name)}
 
 
-def deepcopied(case: Case) -> str:
+def deepcopied(case: Subject) -> str:
     """copy.deepcopy gives an equal loss with its own buffers."""
     twin = copy.deepcopy(case.loss)
-    return _equal(case, twin, case.loss, "The deep copy")
+    return equal(case, twin, case.loss, "The deep copy")
 
 
-def pickled(case: Case) -> str:
+def pickled(case: Subject) -> str:
     """A round trip through pickle gives an equal loss."""
     twin = pickle.loads(pickle.dumps(case.loss))
-    return _equal(case, twin, case.loss, "The pickled copy")
+    return equal(case, twin, case.loss, "The pickled copy")
 
 
 def state_dict(case: Case) -> str:
@@ -92,7 +92,7 @@ def state_dict(case: Case) -> str:
     state = loss.state_dict()
     fresh = case.build(**{name: torch.ones_like(value) for name, value in keywords.items()})
     fresh.load_state_dict(state, strict=True)
-    return _equal(case, fresh, loss, "The loaded state")
+    return equal(case, fresh, loss, "The loaded state")
 
 
 def onnx(case: Case) -> str:
@@ -132,9 +132,9 @@ def _dynamic_batch() -> tuple[dict[int, torch.export.Dim], dict[int, torch.expor
     return {0: batch}, {0: batch}
 
 
-def _equal(case: Case, twin: nn.Module, loss: nn.Module, what: str) -> str:
-    x, target = case.batch(6)
-    same(twin(x, target), loss(x, target), what)
+def equal(case: Subject, twin: nn.Module, loss: nn.Module, what: str) -> str:
+    """Raises: Broken: The twin has another value, another text, or the very buffers of the loss."""
+    same(case.value(twin), case.value(loss), what)
     if twin.extra_repr() != loss.extra_repr():
         raise Broken(f"{what} prints itself otherwise.")
     ours = {p.data_ptr() for p in loss.buffers() if p.numel()}

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +43,9 @@ def slopes_agree(case: Case) -> str:
     loss = copy.deepcopy(case.loss).double()
     tally = Tally()
     for name, x, target in _batches(case):
-        _input_slopes(loss, name, x, target, tally)
-    _constant_slopes(loss, *case.batch(6, dtype=torch.float64), tally)
+        leaf = x.clone().requires_grad_()
+        compare({f"{name}: at input": leaf}, partial(loss, leaf, target), tally)
+    compare(learned(loss), partial(loss, *case.batch(6, dtype=torch.float64)), tally)
     return str(tally)
 
 
@@ -59,77 +61,62 @@ def _batches(case: Case) -> Iterator[tuple[str, Tensor, Tensor]]:
         yield "soft labels", x, case.soft(6, torch.float64)
 
 
-def _input_slopes(loss: nn.Module, name: str, x: Tensor, target: Tensor, tally: Tally) -> None:
-    leaf = x.clone().requires_grad_()
-    total = loss(leaf, target).sum()
-    (slope,) = torch.autograd.grad(total, leaf)
-    where = x.clone()
-    flat = where.view(-1)
-
-    def value_at(index: int) -> Callable[[float], float]:
-        start = flat[index].item()
-
-        def value(step: float) -> float:
-            flat[index] = start + step
-            with torch.no_grad():
-                found = float(loss(where, target).sum())
-            flat[index] = start
-            return found
-
-        return value
-
-    def told(index: int) -> str:
-        place = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(index), x.shape))
-        return f"{name}: at input[{place}] = {flat[index].item():.4g}"
-
-    _compare(slope.flatten().tolist(), value_at, told, tally)
+def learned(loss: nn.Module) -> dict[str, Tensor]:
+    """The learned constants, by what a sentence calls them."""
+    parameters = loss.named_parameters()
+    return {f"the learned constant {name}": p for name, p in parameters if p.requires_grad}
 
 
-def _constant_slopes(loss: nn.Module, x: Tensor, target: Tensor, tally: Tally) -> None:
-    for name, parameter in loss.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        found = torch.autograd.grad(loss(x, target).sum(), parameter, allow_unused=True)[0]
-        slope = torch.zeros_like(parameter) if found is None else found
-        flat = parameter.detach().view(-1)
+def compare(leaves: Mapping[str, Tensor], value: Callable[[], Tensor], tally: Tally) -> None:
+    """Moves every entry of tensors that `value` reads, and holds its change against their gradient.
 
-        def value_at(index: int, flat: Tensor = flat) -> Callable[[float], float]:
+    Args:
+        leaves: What a sentence calls each tensor, and the tensor: contiguous, in fp64, with a gradient.
+        value: The loss; if it is no single number, its sum.
+        tally: Where it is counted.
+
+    Raises:
+        Broken: Some slope is another.
+    """
+    if not leaves:
+        return
+
+    def total() -> float:
+        with torch.no_grad():
+            return float(value().sum())
+
+    slopes = torch.autograd.grad(value().sum(), list(leaves.values()), materialize_grads=True)
+    for (name, leaf), slope in zip(leaves.items(), slopes, strict=True):
+        flat, wanted = leaf.detach().view(-1), slope.flatten().tolist()
+        largest = max(map(abs, wanted), default=0.0)
+        for index, entry in enumerate(wanted):
             start = flat[index].item()
 
-            def value(step: float) -> float:
+            def moved(step: float, index: int = index, start: float = start, flat: Tensor = flat) -> float:
                 flat[index] = start + step
-                with torch.no_grad():
-                    result = float(loss(x, target).sum())
+                found = total()
                 flat[index] = start
-                return result
+                return found
 
-            return value
-
-        def told(index: int, name: str = name, flat: Tensor = flat) -> str:
-            return f"the learned constant {name} = {flat[index].item():.4g}"
-
-        _compare(slope.flatten().tolist(), value_at, told, tally)
+            if wrong := _wrong(entry, moved, largest, tally):
+                place = [int(i) for i in torch.unravel_index(torch.tensor(index), leaf.shape)]
+                where = f"{name}{place if place else ''} = {start:.4g}"
+                raise Broken(f"{where} {wrong}")
 
 
-def _compare(
-    slopes: list[float],
-    value_at: Callable[[int], Callable[[float], float]],
-    told: Callable[[int], str],
-    tally: Tally,
-) -> None:
-    largest = max(map(abs, slopes), default=0.0)
-    for index, slope in enumerate(slopes):
-        value = value_at(index)
-        middle = value(0.0)
-        # Digits that the value has not, no difference can have.
-        room = TOLERANCE * max(largest, 1e-3) + 1e-15 * abs(middle) / STEP * 10
-        measured = (8 * (value(STEP) - value(-STEP)) - (value(2 * STEP) - value(-2 * STEP))) / (12 * STEP)
-        tally.entries += 1
-        if abs(measured - slope) <= room:
-            tally.worst = max(tally.worst, abs(measured - slope) / max(largest, 1e-3))
-            continue
-        left, right = (middle - value(-NEAR)) / NEAR, (value(NEAR) - middle) / NEAR
-        rough = ROUGH * max(largest, abs(left), abs(right), 1e-3) + 1e-15 * abs(middle) / NEAR * 10
-        if not min(left, right) - rough <= slope <= max(left, right) + rough or math.isnan(slope):
-            raise Broken(f"{told(index)} the gradient is {slope:.6g}, but the value's slope {measured:.6g}.")
-        tally.kinks += abs(left - right) > 2 * rough
+def _wrong(slope: float, value: Callable[[float], float], largest: float, tally: Tally) -> str:
+    """How a slope is not that of a value after a step; "" if it is."""
+    middle = value(0.0)
+    # Digits that the value has not, no difference can have.
+    room = TOLERANCE * max(largest, 1e-3) + 1e-15 * abs(middle) / STEP * 10
+    measured = (8 * (value(STEP) - value(-STEP)) - (value(2 * STEP) - value(-2 * STEP))) / (12 * STEP)
+    tally.entries += 1
+    if abs(measured - slope) <= room:
+        tally.worst = max(tally.worst, abs(measured - slope) / max(largest, 1e-3))
+        return ""
+    left, right = (middle - value(-NEAR)) / NEAR, (value(NEAR) - middle) / NEAR
+    rough = ROUGH * max(largest, abs(left), abs(right), 1e-3) + 1e-15 * abs(middle) / NEAR * 10
+    if not min(left, right) - rough <= slope <= max(left, right) + rough or math.isnan(slope):
+        return f"the gradient is {slope:.6g}, but the value's slope {measured:.6g}."
+    tally.kinks += abs(left - right) > 2 * rough
+    return ""

@@ -259,6 +259,7 @@ def shown(value: object) -> str:
 
 def bounded(raw: Tensor, low: float, high: float) -> Tensor:
     """A number within [low, high] from any real number; what a learnable constant is kept as."""
+    raw = raw.float() if raw.dtype in (torch.float16, torch.bfloat16) else raw
     if high < float("inf"):
         return low + (high - low) * raw.sigmoid() if low > -float("inf") else high - raw.exp()
     return low + raw.exp() if low > -float("inf") else raw

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from losssearch.errors import UsageError
 from losssearch.execution.conventions import Named, bounded, unbounded
 from losssearch.execution.module import LossModule, module_for
-from losssearch.execution.parts import as_given, called_with, is_called
+from losssearch.execution.parts import DETACHED, as_given, called_with, is_called
 from losssearch.execution.reference import Compiled
 from losssearch.language.canonical import candidate_key
 from losssearch.language.formula import format_number
@@ -55,6 +55,7 @@ class NamedLoss(Named):
         self.scale, self.learnable, self.identity = scale, learnable, identity
         plain = as_given(program)
         self._run = Compiled(plain)
+        self._detached = any(step.op == "detach" for step in plain.instructions)
         signature = program.signature
         self.inputs, self._schedules = called_with(plain)
         if not self.inputs:
@@ -72,6 +73,11 @@ class NamedLoss(Named):
         """Current values, those that are learned included."""
         learned = {c.name: self._value(c.name).item() for c in self._learned}
         return {**self.program.constant_values, **learned}
+
+    @property
+    def not_applicable(self) -> dict[str, str]:
+        """Lines of the module contract that this loss cannot keep, and why."""
+        return dict.fromkeys(("gradcheck", "gradgradcheck"), DETACHED) if self._detached else {}
 
     def set_progress(self, progress: float) -> None:
         """Say how much of the training is done, in [0, 1]; not every loss asks."""
@@ -96,7 +102,12 @@ class NamedLoss(Named):
         return bounded(cast(Tensor, getattr(self, f"raw_{name}")), c.low, c.high)
 
     def extra_repr(self) -> str:
-        settings = [f"{name}={format_number(round(value, 12))}" for name, value in self.constants.items()]
+        learned = {c.name for c in self._learned}
+        settings = [
+            f"{name}={format_number(round(value, 12))}" + f" (raw_{name})" * (name in learned)
+            for name, value in self.constants.items()
+        ]
+        settings.append(f"progress={self.progress.item():g}")
         settings.append(f"learnable={self.learnable}")
         reads = ", ".join(f"{name} ({axes})" for name, axes in self.inputs.items())
         known = f"{self.identity}, {self.key}" if self.identity else self.key

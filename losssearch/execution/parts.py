@@ -23,6 +23,7 @@ from losssearch.language.simplify import Simplifier
 from losssearch.language.term import CONSTANT
 
 TASKS = ("multiclass", "binary", "regression")
+DETACHED = "A factor is detached, so the gradient is not that of the value."
 
 
 class Default(Enum):
@@ -78,8 +79,7 @@ class Parts:
         """Lines of the module contract that cannot hold, and why."""
         excused: dict[str, str] = {}
         if self.detached:
-            why = "A factor is detached, so the gradient is not that of the value."
-            excused |= dict.fromkeys(("gradcheck", "gradgradcheck"), why)
+            excused |= dict.fromkeys(("gradcheck", "gradgradcheck"), DETACHED)
         if self.coupled:
             lines = ("reduction", "weight", "unbatched", "sum_and_count", "dense_targets")
             excused |= dict.fromkeys(lines, self.coupled)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from losssearch.errors import ExportError
 from losssearch.execution.conventions import Named
+from losssearch.execution.lively import liveliest
 from losssearch.execution.named import NamedLoss
 from losssearch.execution.parts import as_given, called_with
 from losssearch.execution.refute import probe
@@ -68,6 +69,8 @@ class NamedFile(File):
         masks = [string(self.names[name]) for name in self.axes if self._input(name).role is Role.MASK]
         values = [*_dict("inputs", inputs), *_dict("copies", self.signature.copies)]
         values.append(f"masks = ({', '.join(masks)}{',' if len(masks) == 1 else ''})")
+        if excused := self.module.not_applicable:
+            values += _dict("not_applicable", excused)
         return values, [f"{self.names[name]}: Tensor" for name in self.schedules]
 
     def settings(self) -> tuple[list[str], list[str]]:
@@ -123,24 +126,14 @@ class NamedFile(File):
         loss = self.module.double()
         loss.set_progress(PROGRESS)
         generator = torch.Generator().manual_seed(0)
-        best: tuple[dict[str, Tensor], Tensor, dict[str, Tensor]] | None = None
-        for k in range(TRIES):
-            drawn = probe(self.signature, generator, (0.5, 2.0)[k % 2], SIZES)
-            inputs = {name: _rounded(drawn[name], self._input(name)) for name in self.axes}
-            leaves = [inputs[name].requires_grad_() for name in moved]
-            value = loss(**inputs)
-            if not value.requires_grad:
-                raise ExportError("No gradient comes back from the loss.")
-            slopes = torch.autograd.grad(value, leaves, materialize_grads=True)
-            if not all(bool(x.isfinite().all()) for x in (value, *slopes)):
-                continue
-            count = sum(int(slope.count_nonzero()) for slope in slopes)
-            if best is None or count > sum(int(slope.count_nonzero()) for slope in best[2].values()):
-                plain = {name: x.detach() for name, x in inputs.items()}
-                best = plain, value.detach(), dict(zip(moved, slopes, strict=True))
-        if best is None:
+        drawn = (probe(self.signature, generator, (0.5, 2.0)[k % 2], SIZES) for k in range(TRIES))
+        batches = ({name: _rounded(d[name], self._input(name)) for name in self.axes} for d in drawn)
+        found = liveliest(loss, batches, moved)
+        if found is None:
             raise ExportError("The loss is not finite on any example for its self-test.")
-        return best
+        if not found.value.requires_grad:
+            raise ExportError("No gradient comes back from the loss.")
+        return found.inputs, found.value.detach(), found.slopes
 
 
 def _rounded(x: Tensor, given: Input) -> Tensor:

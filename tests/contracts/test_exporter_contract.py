@@ -23,7 +23,7 @@ from losssearch.exporters.registry import EXPORTERS, export
 from losssearch.exporters.sheet import Sheet
 from losssearch.screening.probes import stratified
 from losssearch.spaces import ClassicalLoss, Space, load_space, space_names
-from losssearch.testing import CHECKS, check_loss
+from losssearch.testing import CHECKS, NAMED_CHECKS, Verdict, check_loss
 
 SPACES = {name: load_space(name) for name in space_names()}
 LOSSES = [
@@ -37,9 +37,19 @@ MAIN = {
     *("weighted_cross_entropy", "logit_adjusted", "sparse_lsr", "crammer_singer"),
 }
 #: No dtype can help: exp(20) is beyond fp16, and below -1 the loss is a wall of slope 1e6.
-BEYOND = {"exponential": {"saturation"}, "msle": {"dtypes", "gradcheck", "gradgradcheck"}}
+#: The Gaussian likelihood is exp(6e4) * 6e4**2 where the logarithm of the variance is -6e4.
+BEYOND = {
+    "exponential": {"saturation"},
+    "msle": {"dtypes", "gradcheck", "gradgradcheck"},
+    "gaussian_nll": {"saturation"},
+}
 #: Compilers take seconds; they are asked about some losses only.
 SLOW = {"compiled", "exported", "onnx"}
+#: Of named tensors: copied axes, sorting, cumulated sums, two axes of samples, progress, no samples at all.
+MAIN_NAMED = {
+    *("giou", "triplet_hard", "circle", "nt_xent", "lovasz_softmax", "list_mle", "gan_relativistic"),
+    *("scheduled_sum", "style_layers", "dpo", "elbo", "gaussian_nll", "l2_regulariser"),
+}
 
 
 def name_of(pair: Any) -> str:
@@ -209,6 +219,45 @@ def test_compilers_take_the_loss(
         pytest.skip("one loss a task suffices: the module's code is the same")
     build = partial(MODULES[space.task], program=loss.program)
     report = check_loss(build if kind == "module" else exported(space, loss), space.task, only=sorted(SLOW))
+    assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("pair", NAMED, ids=name_of)
+@pytest.mark.parametrize("kind", ["module", "file"])
+def test_the_loss_of_named_tensors_keeps_the_contract(
+    kind: str, pair: tuple[Space, ClassicalLoss], exported: Callable[..., type[nn.Module]]
+) -> None:
+    space, loss = pair
+    checks = [c for c in NAMED_CHECKS if c not in SLOW | BEYOND.get(loss.name, set())]
+    build = partial(NamedLoss, program=loss.program)
+    report = check_loss(build if kind == "module" else exported(space, loss), space.task, only=checks)
+    assert report.passed, str(report)
+    excused = {row.name for row in report.rows if row.verdict is Verdict.NOT_APPLICABLE}
+    detached = any(step.op == "detach" for step in loss.program.instructions)
+    assert excused == ({"gradcheck", "gradgradcheck"} if detached else set())
+
+
+@pytest.mark.parametrize("pair", [p for p in NAMED if p[1].program.constants], ids=name_of)
+@pytest.mark.parametrize("kind", ["module", "file"])
+def test_learned_constants_are_shown_and_computed_in_single_too(
+    kind: str, pair: tuple[Space, ClassicalLoss], exported: Callable[..., type[nn.Module]]
+) -> None:
+    space, loss = pair
+    build = partial(NamedLoss, program=loss.program) if kind == "module" else exported(space, loss)
+    report = check_loss(partial(build, learnable=True), space.task, only=["extra_repr", "dtypes"])
+    assert report.passed, str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", [p for p in NAMED if p[1].name in MAIN_NAMED], ids=name_of)
+@pytest.mark.parametrize("kind", ["module", "file"])
+def test_compilers_take_the_loss_of_named_tensors(
+    kind: str, pair: tuple[Space, ClassicalLoss], exported: Callable[..., type[nn.Module]]
+) -> None:
+    space, loss = pair
+    build = partial(NamedLoss, program=loss.program)
+    checks = [name for name in NAMED_CHECKS if name in SLOW]
+    report = check_loss(build if kind == "module" else exported(space, loss), space.task, only=checks)
     assert report.passed, str(report)
 
 

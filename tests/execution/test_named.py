@@ -74,6 +74,7 @@ def test_constants_are_learned_within_their_range_under_their_given_names() -> N
     loss(**inputs).backward()
     assert float(getattr(loss, f"raw_{name}").grad.abs()) > 0
     assert loss.constants[name] == pytest.approx(value, rel=1e-4)
+    assert f"raw_{name}" in repr(loss)
     other = ls.loss("dpo", space="preference", **{name: 2 * value})
     assert abs(float(other(**inputs) - still)) > 1e-6
 

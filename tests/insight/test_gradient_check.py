@@ -138,7 +138,6 @@ def test_the_page_marks_what_failed_and_tells_it_again() -> None:
         (lambda: check_named("no.such.module:Loss"), "importing 'no.such.module' raised"),
         (lambda: check_named("torch.nn:Linear"), "needs arguments"),
         (lambda: check_named("focal", "Focal"), "only in a Python file"),
-        (lambda: check_named("l1_regulariser"), "does not read the prediction"),
         (lambda: lines_of("gradient"), "There are the groups calls and targets, arguments"),
     ],
 )

@@ -12,6 +12,8 @@ from losssearch.catalogue import find
 from losssearch.contract.call import first_line
 from losssearch.errors import UsageError
 from losssearch.execution.module import MODULES
+from losssearch.execution.named import NamedLoss
+from losssearch.execution.parts import is_called
 
 
 def imported(reference: str) -> type[nn.Module]:
@@ -36,10 +38,9 @@ def classical(name: str) -> tuple[Callable[..., nn.Module], str]:
     """A factory of a classical loss, and its task.
 
     Raises:
-        UsageError: No loss is called so, or it cannot be called as loss(input, target).
+        UsageError: No loss is called so, or it is several formulas.
     """
     where, _, bare = name.rpartition("/")
     space, loss = find(bare, where or None)
-    if space.task not in MODULES:
-        raise UsageError(f"The loss {name!r} is for {space.task}: it is not called as loss(input, target).")
-    return partial(MODULES[space.task], program=loss.program), space.task
+    kind = MODULES[space.task] if is_called(loss.program, space.task) else NamedLoss
+    return partial(kind, program=loss.program), space.task
