@@ -18,7 +18,7 @@ from losssearch.errors import ProxyError
 from losssearch.proxies.base import Proxy
 from losssearch.proxies.user import blackbox, is_train_function
 
-#: Built-in proxies by the module that makes them; nothing is imported before it is asked for.
+#: Built-in proxies by the module of `shipped` that makes them; nothing is imported before it is asked for.
 _BUILT_IN = {
     "digits": "digits",
     "digits-noisy": "digits",
@@ -60,8 +60,8 @@ def load_proxy(name: str) -> Proxy:
 
     Args:
         name: A built-in's name, "path/to/file.py:function" or "package.module:function". The
-            function takes no arguments and returns `losssearch.proxies.task(...)` or
-            `losssearch.proxies.blackbox(...)(train)`; or it is itself a training function
+            function takes no arguments and returns `losssearch.task(...)` or
+            `losssearch.blackbox(...)(train)`; or it is itself a training function
             `train(loss, budget, seed, device) -> metric`.
 
     Raises:
@@ -81,7 +81,7 @@ def load_proxy(name: str) -> Proxy:
 
 @cache
 def _load_built_in(name: str) -> Proxy:
-    module = importlib.import_module(f"losssearch.proxies.{_BUILT_IN[name]}")
+    module = importlib.import_module(f"losssearch.proxies.shipped.{_BUILT_IN[name]}")
     proxy = module.PROXIES[name]()
     assert isinstance(proxy, Proxy)
     return proxy
@@ -107,7 +107,7 @@ def _load_user(place: str, function: str, stamp: int) -> Proxy:
     if wanted:
         raise ProxyError(
             f"{name} needs the arguments {', '.join(wanted)}. Write a function without arguments "
-            "that returns losssearch.proxies.task(...), or train(loss, budget, seed, device) that "
+            "that returns losssearch.task(...), or train(loss, budget, seed, device) that "
             "returns a number."
         )
     try:
@@ -117,7 +117,7 @@ def _load_user(place: str, function: str, stamp: int) -> Proxy:
     except Exception as error:
         raise ProxyError(f"{name} raised {type(error).__name__}: {error}.") from error
     if not isinstance(proxy, Proxy):
-        raise ProxyError(f"{name} returned a {type(proxy).__name__}. Return losssearch.proxies.task(...).")
+        raise ProxyError(f"{name} returned a {type(proxy).__name__}. Return losssearch.task(...).")
     return proxy
 
 

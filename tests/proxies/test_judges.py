@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from losssearch.proxies.digits import digit_pool
-from losssearch.proxies.judges import frechet, judge, misread
+from losssearch.proxies.shipped.digits import digit_pool
+from losssearch.proxies.shipped.judges import frechet, judge, misread
 
 
 def test_judges_read_digits_that_they_were_not_taught() -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from losssearch.execution.plan import GradientFn, Run
 from losssearch.outcomes import Outcome
-from losssearch.proxies.known_noise import DATA_SETS, NOISES, fit, problem
 from losssearch.proxies.registry import load_proxy
+from losssearch.proxies.shipped.known_noise import DATA_SETS, NOISES, fit, problem
 
 Inputs = dict[str, Tensor]
 

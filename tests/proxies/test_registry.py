@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import nn
 
+from losssearch import blackbox, task
 from losssearch.errors import ProxyError
 from losssearch.execution.plan import Run
 from losssearch.outcomes import Outcome
-from losssearch.proxies import blackbox, task
 from losssearch.proxies.base import Proxy
 from losssearch.proxies.registry import load_proxy, proxy_names
 
 TASK = """
 import numpy as np
-from losssearch.proxies import blackbox, task
+from losssearch import blackbox, task
 
 def mine():
     rng = np.random.default_rng(0)
@@ -83,7 +83,7 @@ def test_protocols_differ_between_proxies() -> None:
 
 def test_a_tasks_protocol_is_the_same_in_every_process_and_follows_the_data(file: Path) -> None:
     code = (
-        "import numpy as np; from torch import nn; from losssearch.proxies import task;"
+        "import numpy as np; from torch import nn; from losssearch import task;"
         "x = np.arange({n}.0).reshape(-1, 2); y = np.arange(len(x)) % 2;"
         "print(task(data=(x, y), model=lambda: nn.Linear(2, 2)).protocol.hash)"
     )

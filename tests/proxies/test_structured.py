@@ -17,10 +17,10 @@ from losssearch.execution.plan import Run, Split
 from losssearch.execution.reference import evaluate
 from losssearch.language.formula import parse
 from losssearch.outcomes import Outcome
-from losssearch.proxies import embedding
-from losssearch.proxies.adversarial import NOISE
 from losssearch.proxies.base import Proxy
 from losssearch.proxies.registry import load_proxy
+from losssearch.proxies.shipped import embedding
+from losssearch.proxies.shipped.adversarial import NOISE
 from losssearch.proxies.structured import Slopes, Task
 from losssearch.proxies.training import train
 from losssearch.screening.probes import stratified

@@ -15,21 +15,21 @@ from sklearn.metrics import average_precision_score, jaccard_score, r2_score
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from losssearch.proxies import contrastive, sharpening
-from losssearch.proxies.boxes import ap_error, iou
-from losssearch.proxies.coded import negative_log_likelihood
-from losssearch.proxies.contrastive import alignment, probe_error, uniformity, view
-from losssearch.proxies.embedding import map_r_error, recall_error
-from losssearch.proxies.judges import judge
-from losssearch.proxies.made import classes_missed
-from losssearch.proxies.multitask import slant, stroke_width, unexplained
-from losssearch.proxies.ordinal import deal
-from losssearch.proxies.preference import drift, missed
-from losssearch.proxies.ranking import ndcg_error, reciprocal_error, swapped
 from losssearch.proxies.registry import load_proxy
-from losssearch.proxies.ring import energy, modes_missed, stray
-from losssearch.proxies.segmentation import boundary_error, miou_error
-from losssearch.proxies.sharpening import Sharpener, Sharpening, psnr, roughness
+from losssearch.proxies.shipped import contrastive, sharpening
+from losssearch.proxies.shipped.boxes import ap_error, iou
+from losssearch.proxies.shipped.coded import negative_log_likelihood
+from losssearch.proxies.shipped.contrastive import alignment, probe_error, uniformity, view
+from losssearch.proxies.shipped.embedding import map_r_error, recall_error
+from losssearch.proxies.shipped.judges import judge
+from losssearch.proxies.shipped.made import classes_missed
+from losssearch.proxies.shipped.multitask import slant, stroke_width, unexplained
+from losssearch.proxies.shipped.ordinal import deal
+from losssearch.proxies.shipped.preference import drift, missed
+from losssearch.proxies.shipped.ranking import ndcg_error, reciprocal_error, swapped
+from losssearch.proxies.shipped.ring import energy, modes_missed, stray
+from losssearch.proxies.shipped.segmentation import boundary_error, miou_error
+from losssearch.proxies.shipped.sharpening import Sharpener, Sharpening, psnr, roughness
 
 RNG = np.random.default_rng(7)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from losssearch.proxies.base import Rung
-from losssearch.proxies.known_noise import known_noise
+from losssearch.proxies.shipped.known_noise import known_noise
 
 
 def quick():

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from losssearch.proxies.base import seed_of
-from losssearch.proxies.digits import digit_pool
+from losssearch.proxies.shipped.digits import digit_pool
 
 EPOCHS, BATCH, RATE = 30, 64, 0.003
 FEATURES = 32  # of the hidden layer

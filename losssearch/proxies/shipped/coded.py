@@ -23,8 +23,8 @@ from torch.nn.functional import logsigmoid
 
 from losssearch.execution.plan import Floats, Setting, Split, Stage
 from losssearch.proxies.base import Proxy, Rung, generator, seed_of
-from losssearch.proxies.digits import dealt, digit_pool
-from losssearch.proxies.judges import frechet, judge
+from losssearch.proxies.shipped.digits import dealt, digit_pool
+from losssearch.proxies.shipped.judges import frechet, judge
 from losssearch.proxies.structured import Task
 
 SIZES = {"train": 600, "valid": 400, "test": 400}

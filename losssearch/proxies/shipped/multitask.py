@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from losssearch.execution.plan import Floats, Setting, Split, Stage
 from losssearch.proxies.base import Proxy, Rung, generator, seed_of
-from losssearch.proxies.digits import dealt, digit_pool
+from losssearch.proxies.shipped.digits import dealt, digit_pool
 from losssearch.proxies.structured import Task
 
 SIZES = {"train": 600, "valid": 500, "test": 500}

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from losssearch.execution.plan import Setting, Split, Stage
-from losssearch.proxies.adversarial import BETAS, NOISE, Play, Players, samples
 from losssearch.proxies.base import Proxy, Rung, generator, seed_of
-from losssearch.proxies.digits import dealt, digit_pool
-from losssearch.proxies.judges import frechet, judge
+from losssearch.proxies.shipped.adversarial import BETAS, NOISE, Play, Players, samples
+from losssearch.proxies.shipped.digits import dealt, digit_pool
+from losssearch.proxies.shipped.judges import frechet, judge
 
 SIZES = {"train": 600, "valid": 500, "test": 500}
 SURE = 0.9  # the least probability with which an image counts as read

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from losssearch.execution.plan import Floats, Setting, Split, Stage
-from losssearch.proxies.adversarial import BETAS, NOISE, Play, Players, samples
 from losssearch.proxies.base import Proxy, Rung, generator, seed_of
+from losssearch.proxies.shipped.adversarial import BETAS, NOISE, Play, Players, samples
 
 POINTS = {"train": 1024, "valid": 1000, "test": 1000}
 MODES = 8
