@@ -4,8 +4,8 @@ scikit-learn's 1797 digits under noise that is drawn anew whenever an image is s
 Six classes, drawn anew for each split, are taught, with a tenth of the labels wrong; how badly the nearest
 neighbour tells the other four apart, their noise fixed, is the error. An untaught network has about .41 and a
 taught one .30; the 64 pixels as they are have .08, since nothing has been left out of them. As in `digits.py`
-a fixed third of the images is the audit pool, which no search sees. One training takes about a quarter of a
-second of one core.
+a fixed third of the images is the audit pool, which no search sees. One training takes about 0.3
+seconds of one core.
 """
 
 from __future__ import annotations
