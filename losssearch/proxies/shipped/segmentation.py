@@ -4,7 +4,7 @@ Generated pictures of 16 x 16 pixels: a disc, a square and a thin cross, each a 
 background that covers nine tenths. What a pixel is shows in the texture and shape around it, not in itself:
 classes differ in the direction of their stripes, and noise lies over all. In training and validation a
 twentieth of the pixels has no label, and outlines are shifted by a pixel in a quarter of the pictures; the
-audit's test labels are right. Every split draws its own pictures. One training takes about 0.7 seconds of
+audit's test labels are right. Every split draws its own pictures. One training takes about 0.8 seconds of
 one core.
 """
 
