@@ -6,6 +6,7 @@ sample's one prediction needs none (`insight.walk`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,8 +57,8 @@ def line_of(
     Raises:
         FormulaError: A name is unknown, lists do not fit the axes, or an entry is no formula of x.
     """
-    if not ends[0] < ends[1]:
-        raise FormulaError(f"`low < high` must hold, but got {ends[0]:g} and {ends[1]:g}")
+    if not -math.inf < ends[0] < ends[1] < math.inf:
+        raise FormulaError(f"the range must be finite, low < high, but is {ends[0]:g} to {ends[1]:g}")
     sizes: dict[str, int] = {}
     found: dict[str, Nest] = {}
     for name, entries in inputs.items():

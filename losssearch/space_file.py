@@ -36,6 +36,7 @@ class Row(BaseModel):
 
 class AxisRow(Row):
     copy_of: str | None = None
+    about: str = Field(default="", max_length=200)
 
 
 class InputRow(Row):
@@ -44,6 +45,8 @@ class InputRow(Row):
     range: list[float] = Field(default=[-math.inf, math.inf], min_length=2, max_length=2)
     properties: list[str] = Field(default=[], max_length=8)
     player: str = Field(default="", max_length=64)
+    there: str = Field(default="", max_length=64)
+    about: str = Field(default="", max_length=200)
 
 
 class MixRow(Row):
@@ -177,8 +180,13 @@ def checked(path: Path, content: bytes) -> tuple[SpaceFile, str]:
 
 
 def _digest(data: dict[str, Any]) -> str:
-    """Order counts, since axes, definitions and screens have one; what is only drawn does not."""
-    said = {key: value for key, value in data.items() if key != "lines"}
+    """Order counts within a table, since axes and definitions have one; what is only for people does not."""
+    said = {key: data[key] for key in SpaceFile.model_fields if key in data and key != "lines"}
+    for key in ("axes", "inputs"):
+        rows = said[key] if isinstance(said[key], dict) else {name: {} for name in said[key]}
+        said[key] = {
+            name: {k: v for k, v in row.items() if k not in ("about", "there")} for name, row in rows.items()
+        }
     return hashlib.sha256(json.dumps(said, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -255,11 +255,13 @@ class _Reader:
         file = self.file
         axes, copies = tuple(file.axes), self.copies()
         inputs = {name: self.input(name, row) for name, row in file.inputs.items()}
-        bare = Signature(axes, inputs, copies, None, {}, file.better)
+        about = {name: axis.about for name, axis in file.axes.items() if axis.about}
+        bare = Signature(axes, inputs, copies, None, {}, file.better, about)
         self.check_task(bare)
         self.check_players(bare)
+        self.check_there(bare)
         sets = frozenset(self.axis_set(bare, text, "sets") for text in file.sets)
-        signature = Signature(axes, inputs, copies, sets, {}, file.better)
+        signature = replace(bare, sets=sets)
         for name, text in file.define.items():
             self.check_name(name, "define", name)
             if name in self.sizes:
@@ -315,7 +317,8 @@ class _Reader:
             if not role.is_differentiable:
                 what = f"Only a prediction or a parameter is a player's, but the role is {role.value}."
                 raise self.error(what, *place, "player")
-        return Input(name, tuple(axes), role, low, high, frozenset(row.properties), row.player)
+        properties = frozenset(row.properties)
+        return Input(name, tuple(axes), role, low, high, properties, row.player, row.there, row.about)
 
     def check_task(self, signature: Signature) -> None:
         """Something is predicted; a file that takes part in a shipped task predicts the same."""
@@ -351,6 +354,14 @@ class _Reader:
         for player in signature.players:
             if all(inputs[n].player != player for n in signature.predictions):
                 raise self.error(f"The player {player!r} has no prediction.", "inputs")
+
+    def check_there(self, signature: Signature) -> None:
+        """What says which entries of an input are there is a mask over axes of that input."""
+        masks = [i for i in signature.inputs.values() if i.role is Role.MASK]
+        for name, given in signature.inputs.items():
+            fitting = [mask.name for mask in masks if set(mask.axes) <= set(given.axes)]
+            if given.there and (given.role is Role.MASK or given.there not in fitting):
+                raise self.unknown("mask over its axes", given.there, fitting, "inputs", name, "there")
 
     def axis_set(self, signature: Signature, text: str, *place: str) -> AxisSet:
         for axis in text.split():

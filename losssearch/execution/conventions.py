@@ -214,27 +214,44 @@ class Named(nn.Module):
 
     inputs: dict[str, str]  # what a call takes, and over which axes: {"e": "n c", "same": "n m"}
     copies: dict[str, str]  # axis -> the axis that it is a copy of, and as long as
+    about: dict[str, str]  # axis -> what is counted along it
+    predictions: tuple[str, ...]
     masks: tuple[str, ...]
+    there: dict[str, str]  # input -> the mask of what is there of it; nan and inf elsewhere count as 0
 
     def _prepared(self, *given: Tensor) -> list[Tensor]:
         """The inputs, in their order, all in the precision of the first; masks as booleans."""
-        dtype = given[0].dtype
-        if dtype in (torch.float16, torch.bfloat16) or not dtype.is_floating_point:
-            dtype = torch.float32
-        ready: list[Tensor] = []
         sizes: dict[str, tuple[int, str]] = {}
         for (name, axes), x in zip(self.inputs.items(), given, strict=True):
+            if not isinstance(x, Tensor):
+                raise ValueError(f"`{name}` must be a tensor, but is of type {type(x).__name__}.")
+            if x.is_complex() or (name in self.predictions and not x.is_floating_point()):
+                raise ValueError(f"`{name}` must hold real numbers of a float dtype, but is {x.dtype}.")
             shape, names = tuple(x.shape), axes.split()
             if len(names) != len(shape):
-                raise ValueError(f"`{name}` must have the axes ({', '.join(names)}), but has shape {shape}.")
+                told = ", ".join(f"{axis}: {self.about[axis]}" for axis in names if axis in self.about)
+                raise ValueError(
+                    f"`{name}` must have the axes ({', '.join(names)}), but has shape {shape}."
+                    + f" They are {told}." * bool(told)
+                )
             for axis, size in zip(names, shape, strict=True):
                 known, where = sizes.setdefault(self.copies.get(axis, axis), (size, name))
                 if size != known:
                     raise ValueError(
                         f"`{name}` has shape {shape}: its {axis} is {size}, but that of `{where}` is {known}."
                     )
-            ready.append(x.bool() if name in self.masks else x.to(dtype))
-        return ready
+        dtype = given[0].dtype
+        if dtype in (torch.float16, torch.bfloat16) or not dtype.is_floating_point:
+            dtype = torch.float32
+        ready = {
+            name: x.bool() if name in self.masks else x.to(dtype)
+            for name, x in zip(self.inputs, given, strict=True)
+        }
+        for name, mask in self.there.items():
+            over = self.inputs[mask].split()
+            index = tuple(slice(None) if axis in over else None for axis in self.inputs[name].split())
+            ready[name] = ready[name].where(ready[mask][index] | ready[name].isfinite(), 0.0)
+        return list(ready.values())
 
 
 def given(

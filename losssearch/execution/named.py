@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from losssearch.errors import UsageError
 from losssearch.execution.conventions import Named, bounded, unbounded
 from losssearch.execution.module import LossModule, module_for
-from losssearch.execution.parts import DETACHED, as_given, called_with, is_called
+from losssearch.execution.parts import DETACHED, as_given, called_with, hidden, is_called
 from losssearch.execution.reference import Compiled
 from losssearch.language.canonical import candidate_key
 from losssearch.language.formula import format_number
@@ -61,7 +61,10 @@ class NamedLoss(Named):
         if not self.inputs:
             raise UsageError(f"The loss reads nothing that a call could give: {program.text}")
         self.copies = dict(signature.copies)
+        self.about = dict(signature.about)
+        self.predictions = tuple(n for n in self.inputs if signature.inputs[n].role is Role.PREDICTION)
         self.masks = tuple(n for n in self.inputs if signature.inputs[n].role is Role.MASK)
+        self.there = hidden(signature, self.inputs)
         self._learned = [c for c in program.constants if c.learnable] or list(program.constants)
         self._learned *= learnable
         for c in self._learned:
@@ -85,8 +88,10 @@ class NamedLoss(Named):
             raise UsageError(f"`0 <= progress <= 1` must hold, but got {progress}.")
         self.progress.fill_(progress)
 
-    def forward(self, **inputs: Tensor) -> Tensor:
+    def forward(self, *unnamed: Tensor, **inputs: Tensor) -> Tensor:
         takes = ", ".join(f"{name} ({axes})" for name, axes in self.inputs.items())
+        if unnamed:
+            raise ValueError(f"The loss is called by names, loss(name=tensor, ...). It takes {takes}.")
         for name in (*self.inputs, *inputs):
             if (name in self.inputs) != (name in inputs):
                 what = f"needs the input {name!r}" if name in self.inputs else f"reads no input {name!r}"

@@ -9,7 +9,7 @@ both start from here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -153,6 +153,12 @@ def called_with(program: Program) -> tuple[dict[str, str], tuple[str, ...]]:
     schedules = tuple(i.name for i in inputs if i.role is Role.SCHEDULE and not i.axes)
     inputs.sort(key=lambda i: (i.role is not Role.PREDICTION, i.role is Role.MASK))
     return {i.name: " ".join(i.axes) for i in inputs if i.name not in schedules}, schedules
+
+
+def hidden(signature: Signature, taken: Collection[str]) -> dict[str, str]:
+    """Of the inputs that a call takes: which are only there where a mask is, and that mask."""
+    masks = {name: signature.inputs[name].there for name in taken}
+    return {name: mask for name, mask in masks.items() if mask in taken}
 
 
 def given_names(program: Program) -> dict[str, str]:

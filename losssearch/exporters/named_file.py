@@ -15,7 +15,7 @@ from losssearch.errors import ExportError
 from losssearch.execution.conventions import Named
 from losssearch.execution.lively import liveliest
 from losssearch.execution.named import NamedLoss
-from losssearch.execution.parts import as_given, called_with
+from losssearch.execution.parts import as_given, called_with, hidden
 from losssearch.execution.refute import probe
 from losssearch.exporters.frame import File, set_progress, unpacked
 from losssearch.exporters.printing import printed_whole
@@ -37,6 +37,9 @@ class NamedFile(File):
         self.axes, self.schedules = called_with(program)
         self.signature = program.signature
         super().__init__(sheet, program, printed_whole(program, list(self.axes)))
+        self.there = hidden(self.signature, self.axes)
+        self.used = {axis for axes in self.axes.values() for axis in axes.split()}
+        self.about = {axis: what for axis, what in self.signature.about.items() if axis in self.used}
         self.given = [self.names[name] for name in self.axes]
         few = self.given if len(self.given) < 6 else self.given[:3]
         more = ", ..." * (len(few) < len(self.given))
@@ -51,24 +54,37 @@ class NamedFile(File):
     def shapes(self) -> Iterator[tuple[str, str]]:
         for name, axes in self.axes.items():
             given, shape = self._input(name), ", ".join(axes.split())
-            what = {Role.MASK: "booleans, or numbers that are not 0 for yes", Role.TARGET: "the target"}
-            whose = f"; the {given.player} learns by it" if given.player else ""
-            yield self.names[name], f"({shape}); {what.get(given.role, given.role.value)}{whose}."
+            mask = "booleans, or numbers that are not 0 for yes"
+            told = f"({shape}), {mask if given.role is Role.MASK else given.role.value}"
+            told += f": {given.about}" * bool(given.about)
+            told += f"; the {given.player} learns by it" * bool(given.player)
+            if name in self.there:
+                told += f"; where `{self.names[given.there]}` is not, anything may stand"
+            yield self.names[name], f"{told}."
 
     def remarks(self) -> Sequence[str]:
-        used = {axis for axes in self.axes.values() for axis in axes.split()}
-        copies = [f"{a} is as long as {b}" for a, b in self.signature.copies.items() if a in used]
+        copies = [f"{a} is as long as {b}" for a, b in self.signature.copies.items() if a in self.used]
         sizes = ", ".join(["Axes of one name have one size", *copies])
         return (
+            *(f"{axis}: {what}." for axis, what in self.about.items()),
+            *[""] * bool(self.about),
             f"{sizes}; nothing is broadcast: other shapes raise ValueError.",
             "Half precision is computed and returned in float32. A mean over nothing is 0.",
         )
 
     def fields(self) -> tuple[list[str], list[str]]:
         inputs = {self.names[name]: axes for name, axes in self.axes.items()}
-        masks = [string(self.names[name]) for name in self.axes if self._input(name).role is Role.MASK]
-        values = [*_dict("inputs", inputs), *_dict("copies", self.signature.copies)]
-        values.append(f"masks = ({', '.join(masks)}{',' if len(masks) == 1 else ''})")
+        masks = [self.names[name] for name in self.axes if self._input(name).role is Role.MASK]
+        there = {self.names[name]: self.names[mask] for name, mask in self.there.items()}
+        predictions = [self.names[name] for name in self.axes if self._input(name).role is Role.PREDICTION]
+        values = [
+            *_dict("inputs", inputs),
+            *_dict("copies", self.signature.copies),
+            *_dict("about", self.about),
+            _tuple("predictions", predictions),
+            _tuple("masks", masks),
+            *_dict("there", there),
+        ]
         if excused := self.module.not_applicable:
             values += _dict("not_applicable", excused)
         return values, [f"{self.names[name]}: Tensor" for name in self.schedules]
@@ -141,6 +157,10 @@ def _rounded(x: Tensor, given: Input) -> Tensor:
     if x.dtype == torch.bool or any(p.startswith("simplex") for p in given.properties):
         return x
     return (x * 100).round() / 100
+
+
+def _tuple(name: str, values: Sequence[str]) -> str:
+    return f"{name} = ({', '.join(map(string, values))}{',' if len(values) == 1 else ''})"
 
 
 def _dict(name: str, values: Mapping[str, str]) -> list[str]:

@@ -20,12 +20,26 @@ MARKS = {Basis.PROVED: "proved", Basis.REFUTED: "refuted", Basis.MEASURED: "meas
 
 def as_text(insight: Insight) -> str:
     """Several blocks, divided by empty lines."""
-    blocks = [in_words(insight), counterexamples(insight)]
+    blocks = [what_it_reads(insight), in_words(insight), counterexamples(insight)]
     if insight.no_profile:
         blocks += along_lines(insight) or [insight.no_profile]
     else:
         blocks += [along_the_line(insight), as_weights(insight)]
     return "\n\n".join(block for block in blocks if block)
+
+
+def what_it_reads(insight: Insight) -> str:
+    """The inputs with their axes and what they are, and what the axes count."""
+    loss = insight.loss
+    signature = loss.program.signature
+    reads = [i for i in signature.inputs.values() if i.name in loss.program.inputs]
+    head = [f"  {i.name} ({', '.join(i.axes)})" if i.axes else f"  {i.name}" for i in reads]
+    width = max(map(len, head), default=0)
+    told = [f"{i.role.value}{f': {i.about}' if i.about else ''}" for i in reads]
+    lines = [f"{name.ljust(width)}  {text}" for name, text in zip(head, told, strict=True)]
+    used = {axis for i in reads for axis in i.axes}
+    axes = [f"{axis}: {what}" for axis, what in signature.about.items() if axis in used]
+    return "\n".join(["Reads", *lines, *([f"  with {', '.join(axes)}"] if axes else [])])
 
 
 def in_words(insight: Insight) -> str:

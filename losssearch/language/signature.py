@@ -58,6 +58,8 @@ class Input:
         properties: Promises such as "simplex over c" or "one_hot".
         player: Whose it is, where several learn from one loss, each by the slopes in what is its own; ""
             where there is one learner.
+        there: The mask that says which of its entries are there; "" where all are.
+        about: What it is, for people.
     """
 
     name: str
@@ -67,6 +69,8 @@ class Input:
     high: float = float("inf")
     properties: frozenset[str] = frozenset()
     player: str = ""
+    there: str = ""
+    about: str = ""
 
     @property
     def interval(self) -> Interval:
@@ -95,6 +99,7 @@ class Signature:
         inputs: By name.
         definitions: By name; each may use the ones before it.
         better: The direction in which a prediction improves, in words.
+        about: What is counted along each axis, for people.
     """
 
     axes: tuple[str, ...]
@@ -103,9 +108,10 @@ class Signature:
     sets: frozenset[AxisSet] | None = None
     definitions: Mapping[str, Definition] = field(default_factory=dict)
     better: str = ""
+    about: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("inputs", "copies", "definitions"):
+        for name in ("inputs", "copies", "definitions", "about"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def __hash__(self) -> int:
@@ -123,6 +129,7 @@ class Signature:
             self.sets,
             dict(self.definitions),
             self.better,
+            dict(self.about),
         )
 
     @cached_property

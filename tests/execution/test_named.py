@@ -108,6 +108,50 @@ def test_what_does_not_fit_is_told_with_what_is_taken() -> None:
     assert "reads e (n c)" in repr(loss)
 
 
+@pytest.mark.parametrize("filler", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    ("space", "loss"), [(s, n) for s, n in LOSSES if s in ("ranking", "segmentation", "boxes")]
+)
+def test_what_stands_where_nothing_is_reaches_neither_value_nor_slope(
+    space: str, loss: str, filler: float
+) -> None:
+    module, inputs = ls.loss(loss, space=space), batch(space, loss)
+    assert module.there
+    leaves = {name: x.clone().requires_grad_() for name, x in inputs.items() if name in module.predictions}
+    wanted = module(**{**inputs, **leaves})
+    slopes = torch.autograd.grad(wanted, list(leaves.values()), materialize_grads=True)
+    padded = dict(inputs)
+    for name, mask in module.there.items():
+        over, axes = module.inputs[mask].split(), module.inputs[name].split()
+        index = tuple(slice(None) if axis in over else None for axis in axes)
+        absent = ~inputs[mask].bool()[index].expand_as(inputs[name])
+        assert absent.any()
+        padded[name] = inputs[name].masked_fill(absent, filler)
+    leaves = {name: padded[name].clone().requires_grad_() for name in leaves}
+    value = module(**{**padded, **leaves})
+    torch.testing.assert_close(value, wanted)
+    for slope, other in zip(
+        torch.autograd.grad(value, list(leaves.values()), materialize_grads=True), slopes, strict=True
+    ):
+        torch.testing.assert_close(slope, other)
+
+
+def test_calls_that_cannot_be_meant_are_told() -> None:
+    loss, inputs = ls.loss("list_net", space="ranking"), batch("ranking", "list_net")
+    with pytest.raises(
+        ValueError, match=r"called by names, loss\(name=tensor, ...\). It takes score \(n s\)"
+    ):
+        loss(*inputs.values())
+    for wrong, words in (
+        ([[1.0]], "must be a tensor, but is of type list"),
+        (inputs["score"].long(), "real numbers of a float dtype, but is torch.int64"),
+        (inputs["score"].to(torch.complex64), "torch.complex64"),
+        (inputs["score"][0], "They are n: queries, s: documents of a query"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            loss(**{**inputs, "score": wrong})
+
+
 def judge(loss, budget, seed, device):
     """A black box of another space than the three."""
     return float(loss(**batch("boxes", "iou")))

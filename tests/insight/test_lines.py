@@ -98,6 +98,13 @@ def test_a_wrong_line_is_told_with_its_section(change: str, words: str, tmp_path
     assert "[lines.gap]" in str(error.value)
 
 
+def test_a_line_has_two_ends(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(Path(load_space("ranking").path).read_text().replace("[-6, 6]", "[-inf, 6]", 1))
+    with pytest.raises(SpaceError, match="must be finite"):
+        load_space(file)
+
+
 def test_lines_are_no_part_of_what_makes_a_space(tmp_path: Path) -> None:
     shipped = load_space("ranking")
     text = shipped.path.read_text()

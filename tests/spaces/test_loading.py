@@ -210,12 +210,13 @@ def test_comments_and_layout_do_not_change_the_digest_and_all_else_does(write):
 
 
 def test_axes_may_be_a_list_or_a_table(write):
-    listed = text_of("binary")
-    table = listed.replace('axes      = ["n"]                # samples\n', "").replace(
-        "[inputs]", "[axes]\nn = {}\n\n[inputs]"
+    table = text_of("binary")
+    listed = table.replace('[axes]\nn = { about = "samples" }\n', "").replace(
+        "sets ", 'axes = ["n"]\nsets ', 1
     )
     assert table != listed
-    assert load_space(write(table)).signature.axes == ("n",)
+    assert load_space(write(listed)).signature.axes == ("n",)
+    assert load_space(write(listed)).digest == load_space("binary").digest
 
 
 def test_primitives_may_carry_weights(write):
@@ -268,11 +269,11 @@ FAULTS = {
         "sets: No axis is called 'q'",
     ),
     "copy of a copy": (
-        'd = { copy_of = "c" }',
-        'd = { copy_of = "e" }',
+        'd = { copy_of = "c"',
+        'd = { copy_of = "e"',
         "[axes] d.copy_of: No axis is called 'e'",
     ),
-    "an axis in capitals": ("n = {}  ", "N = {}  ", "[axes] N: Write an axis in small letters"),
+    "an axis in capitals": ("n = { about", "N = { about", "[axes] N: Write an axis in small letters"),
     "unknown role": ('role = "schedule"', 'role = "schedul"', "Did you mean 'schedule'?"),
     "empty range": (
         "range = [-30, 30]",
