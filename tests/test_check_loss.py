@@ -465,6 +465,51 @@ def test_no_loss_is_excused_from_finite_numbers() -> None:
         check_loss(Sly)
 
 
+class Gathered(Kept):
+    """Picks the class by its index, and so takes no soft labels."""
+
+    def terms(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        if target.is_floating_point():
+            raise TypeError("class indices are needed")
+        return super().terms(x, target)
+
+
+class SaturatedGather(Gathered):
+    """-log(softmax): inf where the probability rounds to 0."""
+
+    def log_p(self, x: Tensor, axis: int) -> Tensor:
+        return x.softmax(axis).log()
+
+
+SOFT = {"one_hot_targets", "soft_targets"}
+
+
+def test_a_loss_without_soft_labels_fails_only_the_lines_about_them() -> None:
+    only = [name for name in CHECKS if name not in ("compiled", "onnx")]  # the slow ones
+    report = check_loss(Gathered, only=only)
+    assert failed(report) == SOFT, report
+    (smoothing,) = check_loss(Gathered, only=["label_smoothing"]).rows
+    assert smoothing.verdict is Verdict.NOT_APPLICABLE
+    assert "takes no soft labels" in smoothing.detail
+
+
+def test_but_one_that_breaks_when_saturated_is_told_where() -> None:
+    (row,) = check_loss(SaturatedGather, only=["saturation"]).rows
+    assert row.verdict is Verdict.FAILED
+    assert row.detail == "The value at logits of 100 in float32 is nan."
+
+
+def test_a_loss_with_soft_labels_is_checked_on_them() -> None:
+    class BadSoft(Kept):
+        def terms(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+            each, count = super().terms(x, target)
+            return (each.detach() if target.is_floating_point() else each), count
+
+    (row,) = check_loss(BadSoft, only=["saturation"]).rows
+    assert row.verdict is Verdict.FAILED
+    assert "no gradient" in row.detail
+
+
 class Focal(Kept):
     """Needs an argument, and keeps it."""
 

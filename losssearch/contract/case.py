@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -74,6 +76,21 @@ class Case(Subject):
     def value(self, loss: nn.Module) -> Tensor:
         found: Tensor = loss(*self.batch(6))
         return found
+
+    def refusal(self, x: Tensor, target: Tensor) -> Exception | None:
+        """What the loss raises on that batch; None if it takes it."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                self.loss(x, target)
+            except Exception as error:
+                return error
+        return None
+
+    @cached_property
+    def takes_soft(self) -> bool:
+        """Whether soft labels give a value; whether a right one, `soft_targets` says."""
+        return self.task != "regression" and self.refusal(self.batch(8)[0], self.soft(8)) is None
 
     def needs(self, keyword: str) -> None:
         """Raises: Broken: The constructor does not take `keyword`."""
