@@ -363,7 +363,7 @@ BROKEN: list[tuple[str, type[nn.Module], str]] = [
     ("saturation", NanAtSaturation, "The gradient at logits"),
     ("dtypes", FloatConstant, "RuntimeError"),
     ("autocast", HalfIsland, "not float32"),
-    ("gradcheck", Detached, "GradcheckError"),
+    ("gradcheck", Detached, "predictions of about 0.6: at input[0, 0] = "),
     ("gradgradcheck", WrongCurvature, "GradcheckError"),
     ("compiled", Item, "data-dependent"),
     ("exported", FixedBatch, "batch"),
