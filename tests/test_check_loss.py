@@ -510,6 +510,26 @@ def test_a_loss_with_soft_labels_is_checked_on_them() -> None:
     assert "no gradient" in row.detail
 
 
+class Plain(nn.Module):
+    """Has no constructor of its own."""
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(x, target)
+
+
+@pytest.mark.parametrize("loss", [Plain, Plain()])
+def test_a_loss_without_a_constructor_takes_no_arguments(loss: Any) -> None:
+    only = [name for name in CHECKS if name != "onnx"]
+    rows = {row.name: row for row in check_loss(loss, only=only).rows}
+    assert not [row for row in rows.values() if "unexpected keyword" in row.detail]
+    assert rows["constructor"].detail == "0 typed keywords."
+    assert rows["reduction"].detail == "The constructor takes no `reduction`."
+    assert rows["empty_batch"].detail == "The value of an empty batch: got nan, expected 0."
+    assert rows["label_smoothing"].verdict is Verdict.NOT_APPLICABLE
+    for name in ("constructor", "compiled", "per_sample_gradients", "state_dict"):
+        assert rows[name].verdict is Verdict.PASSED, rows[name]
+
+
 class Focal(Kept):
     """Needs an argument, and keeps it."""
 

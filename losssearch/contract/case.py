@@ -157,7 +157,7 @@ def make_subject(loss: nn.Module | Callable[..., nn.Module]) -> Subject:
     build: Callable[..., nn.Module]
     if isinstance(loss, nn.Module):
         module = loss
-        signature = inspect.signature(type(module))
+        signature = _signature(type(module))
         kept = _kept_arguments(module, signature)
 
         def build(**keywords: Any) -> nn.Module:
@@ -170,7 +170,7 @@ def make_subject(loss: nn.Module | Callable[..., nn.Module]) -> Subject:
             return type(module)(*by_place, **arguments)
     else:
         build = loss
-        signature = inspect.signature(loss)
+        signature = _signature(loss)
         module = build()
         if not isinstance(module, nn.Module):
             raise UsageError(f"{loss!r} gave a {type(module).__name__}, not a torch.nn.Module.")
@@ -178,6 +178,13 @@ def make_subject(loss: nn.Module | Callable[..., nn.Module]) -> Subject:
     if not isinstance(excused, Mapping):
         raise UsageError("`not_applicable` of a loss must map a check's name to a sentence.")
     return Subject(module, build, signature, dict(excused))
+
+
+def _signature(build: Callable[..., nn.Module]) -> inspect.Signature:
+    """What it takes; that of nn.Module itself is written as if it took anything, and takes nothing."""
+    if getattr(build, "__init__", None) is nn.Module.__init__:
+        return inspect.Signature()
+    return inspect.signature(build)
 
 
 def _kept_arguments(module: nn.Module, signature: inspect.Signature) -> dict[str, Any]:
