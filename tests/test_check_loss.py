@@ -574,12 +574,29 @@ def test_the_report_prints_a_table_and_gives_plain_data() -> None:
 def test_unknown_words_are_named() -> None:
     with pytest.raises(UsageError, match="No task is called 'ranking'"):
         check_loss(Kept, "ranking")
+    with pytest.raises(UsageError, match=r"'regresion'\. Did you mean 'regression'"):
+        check_loss(Kept, "regresion")
     with pytest.raises(UsageError, match="No check is called 'speed'"):
         check_loss(Kept, only=["speed"])
     with pytest.raises(UsageError, match="classes >= 2"):
         check_loss(Kept, classes=1)
     with pytest.raises(UsageError, match="gave a int"):
         check_loss(lambda: 3)  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("loss", [nn.HuberLoss, nn.MSELoss(), nn.BCEWithLogitsLoss])
+@pytest.mark.parametrize("classes", [2, 5, 8])
+def test_a_loss_without_a_task_is_not_taken_for_multiclass_if_it_is_not(loss: Any, classes: int) -> None:
+    with pytest.raises(UsageError, match="does not take logits and class indices") as error:
+        check_loss(loss, only=["call"], classes=classes)
+    assert str(error.value).endswith("Give --task binary or regression.")
+    assert "\n" not in str(error.value)
+
+
+def test_any_other_is_and_so_is_one_that_is_said_to_be() -> None:
+    assert check_loss(nn.CrossEntropyLoss, only=["call"]).task == "multiclass"
+    report = check_loss(nn.HuberLoss, "multiclass", only=["call"])
+    assert (report.task, failed(report)) == ("multiclass", {"call"})
 
 
 FILE = """

@@ -141,7 +141,9 @@ class Case(Subject):
 def make_case(subject: Subject, task: str, classes: int, backend: str) -> Case:
     """Raises: UsageError: The task is unknown."""
     if task not in TASKS:
-        raise UsageError(f"No task is called {task!r}. Take one of {', '.join(TASKS)}.")
+        raise UsageError(
+            f"No task is called {task!r} for a loss of input and target. Take one of {', '.join(TASKS)}."
+        )
     return Case(**vars(subject), task=task, classes=classes, backend=backend)  # type: ignore[arg-type]
 
 
