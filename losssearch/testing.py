@@ -38,6 +38,7 @@ from losssearch.contract.call import first_line
 from losssearch.contract.case import Broken, NotApplicable, Subject, make_case, make_subject
 from losssearch.contract.named_case import is_named, make_named
 from losssearch.contract.report import LossReport, Row, Verdict
+from losssearch.contract.tasks import agreed, assume_multiclass
 from losssearch.errors import UsageError
 
 Check = Callable[[Any], str]
@@ -140,8 +141,8 @@ def check_loss(
         loss: A class or factory, which is called with keywords such as `reduction`; or a module,
             which is built again from its class and its attributes that are named like arguments.
         task: "multiclass" (logits and classes), "binary" (logits and 0 or 1) or "regression"; of a loss
-            that is called with named tensors the shipped space that knows them, if any. None takes the
-            `task` attribute of the loss; without one, "multiclass".
+            that is called with named tensors the shipped space that knows them. None takes the `task`
+            attribute of the loss; without one "multiclass", if it takes logits and class indices.
         classes: Number of classes of a multiclass task, at least 2.
         only: Names of the checks to run, out of `CHECKS`; None runs all that concern such a loss.
         backend: Backend of torch.compile; the default needs no C compiler, "inductor" does.
@@ -150,22 +151,36 @@ def check_loss(
         One row a check, in the order of `CHECKS`.
 
     Raises:
-        UsageError: `task` or `only` is unknown, or the loss cannot be built.
+        UsageError: `task` or `only` is unknown, the loss is of another task, or cannot be built.
     """
+    subject = make_subject(loss)
+    own = getattr(subject.loss, "task", None)
+    own = own if isinstance(own, str) else None
+    denies = own if is_named(subject.loss) else None  # what takes input and target may serve several
+    said = agreed(type(subject.loss).__name__, task, denies) or own
+    return _held(subject, said, only, classes, backend)
+
+
+def _held(
+    subject: Subject,
+    task: str | None,
+    only: Collection[str] | None,
+    classes: int = 5,
+    backend: str = "aot_eager",
+) -> LossReport:
     if classes < 2:
         raise UsageError(f"`classes >= 2` must hold, but got {classes=}.")
     if unknown := [name for name in only or () if name not in CHECKS]:
         raise UsageError(f"No check is called {unknown[0]!r}. There are: {', '.join(CHECKS)}.")
-    subject = make_subject(loss)
-    named = is_named(subject.loss)
-    if task is None:
-        said = getattr(subject.loss, "task", None)
-        task = said if isinstance(said, str) else "named tensors" if named else "multiclass"
     case: Subject
-    if named:
-        case, checks = make_named(subject, task, backend), NAMED_CHECKS
+    if is_named(subject.loss):
+        said = task or "named tensors"
+        case, checks = make_named(subject, said, backend), NAMED_CHECKS
     else:
-        case, checks = make_case(subject, task, classes, backend), CHECKS
+        said = task or "multiclass"
+        case, checks = make_case(subject, said, classes, backend), CHECKS
+        if task is None:
+            assume_multiclass(case)
     if wrong := sorted(set(case.excused) - EXCUSABLE):
         raise UsageError(
             f"`not_applicable` of the loss names {wrong[0]!r}, from which no loss is excused. "
@@ -173,7 +188,7 @@ def check_loss(
         )
     names = checks if only is None else [name for name in CHECKS if name in only]
     rows = tuple(_run(name, checks.get(name, _no_line), case) for name in names)
-    return LossReport(type(case.loss).__name__, task, rows, GROUPS)
+    return LossReport(type(case.loss).__name__, said, rows, GROUPS)
 
 
 def _run(name: str, check: Check, case: Subject) -> Row:
@@ -230,7 +245,7 @@ def check_named(
         only: As in `check_loss`.
 
     Raises:
-        UsageError: There is no such loss.
+        UsageError: There is no such loss, or it is of another task.
     """
     if reference.endswith(".py") or Path(reference).is_file():
         return check_file(reference, class_name, task=task, only=only)
@@ -244,7 +259,8 @@ def check_named(
             raise UsageError(f"{reference} needs arguments: {first_line(error)}") from error
         return check_loss(loss, task, only=only)
     build, kind = classical(reference)
-    return replace(check_loss(build, task or kind, only=only), loss=reference)
+    task = agreed(reference, task, kind)  # of a user's space it may be any word
+    return replace(_held(make_subject(build), task, only), loss=reference)
 
 
 def check_file(

@@ -363,7 +363,7 @@ BROKEN: list[tuple[str, type[nn.Module], str]] = [
     ("saturation", NanAtSaturation, "The gradient at logits"),
     ("dtypes", FloatConstant, "RuntimeError"),
     ("autocast", HalfIsland, "not float32"),
-    ("gradcheck", Detached, "GradcheckError"),
+    ("gradcheck", Detached, "predictions of about 0.6: at input[0, 0] = "),
     ("gradgradcheck", WrongCurvature, "GradcheckError"),
     ("compiled", Item, "data-dependent"),
     ("exported", FixedBatch, "batch"),
@@ -465,6 +465,71 @@ def test_no_loss_is_excused_from_finite_numbers() -> None:
         check_loss(Sly)
 
 
+class Gathered(Kept):
+    """Picks the class by its index, and so takes no soft labels."""
+
+    def terms(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        if target.is_floating_point():
+            raise TypeError("class indices are needed")
+        return super().terms(x, target)
+
+
+class SaturatedGather(Gathered):
+    """-log(softmax): inf where the probability rounds to 0."""
+
+    def log_p(self, x: Tensor, axis: int) -> Tensor:
+        return x.softmax(axis).log()
+
+
+SOFT = {"one_hot_targets", "soft_targets"}
+
+
+def test_a_loss_without_soft_labels_fails_only_the_lines_about_them() -> None:
+    only = [name for name in CHECKS if name not in ("compiled", "onnx")]  # the slow ones
+    report = check_loss(Gathered, only=only)
+    assert failed(report) == SOFT, report
+    (smoothing,) = check_loss(Gathered, only=["label_smoothing"]).rows
+    assert smoothing.verdict is Verdict.NOT_APPLICABLE
+    assert "takes no soft labels" in smoothing.detail
+
+
+def test_but_one_that_breaks_when_saturated_is_told_where() -> None:
+    (row,) = check_loss(SaturatedGather, only=["saturation"]).rows
+    assert row.verdict is Verdict.FAILED
+    assert row.detail == "The value at logits of 100 in float32 is nan."
+
+
+def test_a_loss_with_soft_labels_is_checked_on_them() -> None:
+    class BadSoft(Kept):
+        def terms(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+            each, count = super().terms(x, target)
+            return (each.detach() if target.is_floating_point() else each), count
+
+    (row,) = check_loss(BadSoft, only=["saturation"]).rows
+    assert row.verdict is Verdict.FAILED
+    assert "no gradient" in row.detail
+
+
+class Plain(nn.Module):
+    """Has no constructor of its own."""
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(x, target)
+
+
+@pytest.mark.parametrize("loss", [Plain, Plain()])
+def test_a_loss_without_a_constructor_takes_no_arguments(loss: Any) -> None:
+    only = [name for name in CHECKS if name != "onnx"]
+    rows = {row.name: row for row in check_loss(loss, only=only).rows}
+    assert not [row for row in rows.values() if "unexpected keyword" in row.detail]
+    assert rows["constructor"].detail == "0 typed keywords."
+    assert rows["reduction"].detail == "The constructor takes no `reduction`."
+    assert rows["empty_batch"].detail == "The value of an empty batch: got nan, expected 0."
+    assert rows["label_smoothing"].verdict is Verdict.NOT_APPLICABLE
+    for name in ("constructor", "compiled", "per_sample_gradients", "state_dict"):
+        assert rows[name].verdict is Verdict.PASSED, rows[name]
+
+
 class Focal(Kept):
     """Needs an argument, and keeps it."""
 
@@ -509,12 +574,29 @@ def test_the_report_prints_a_table_and_gives_plain_data() -> None:
 def test_unknown_words_are_named() -> None:
     with pytest.raises(UsageError, match="No task is called 'ranking'"):
         check_loss(Kept, "ranking")
+    with pytest.raises(UsageError, match=r"'regresion'\. Did you mean 'regression'"):
+        check_loss(Kept, "regresion")
     with pytest.raises(UsageError, match="No check is called 'speed'"):
         check_loss(Kept, only=["speed"])
     with pytest.raises(UsageError, match="classes >= 2"):
         check_loss(Kept, classes=1)
     with pytest.raises(UsageError, match="gave a int"):
         check_loss(lambda: 3)  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("loss", [nn.HuberLoss, nn.MSELoss(), nn.BCEWithLogitsLoss])
+@pytest.mark.parametrize("classes", [2, 5, 8])
+def test_a_loss_without_a_task_is_not_taken_for_multiclass_if_it_is_not(loss: Any, classes: int) -> None:
+    with pytest.raises(UsageError, match="does not take logits and class indices") as error:
+        check_loss(loss, only=["call"], classes=classes)
+    assert str(error.value).endswith("Give --task binary or regression.")
+    assert "\n" not in str(error.value)
+
+
+def test_any_other_is_and_so_is_one_that_is_said_to_be() -> None:
+    assert check_loss(nn.CrossEntropyLoss, only=["call"]).task == "multiclass"
+    report = check_loss(nn.HuberLoss, "multiclass", only=["call"])
+    assert (report.task, failed(report)) == ("multiclass", {"call"})
 
 
 FILE = """

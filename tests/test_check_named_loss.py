@@ -370,6 +370,35 @@ def test_classical_losses_of_every_family_are_checked_by_name() -> None:
         assert report.loss == name
 
 
+@pytest.mark.parametrize(
+    ("name", "task", "says"),
+    [
+        ("giou", "multiclass", "giou is a loss of boxes, so it cannot be checked as multiclass."),
+        ("focal", "binary", "focal is a loss of multiclass, so it cannot be checked as binary."),
+        ("giou", "boxs", "No task is called 'boxs'. Did you mean 'boxes'?"),
+    ],
+)
+def test_a_task_that_is_not_that_of_the_loss_is_told(name: str, task: str, says: str) -> None:
+    with pytest.raises(UsageError) as error:
+        check_named(name, task=task, only=["call"])
+    assert str(error.value) == says
+
+
+def test_nor_is_a_module_of_named_tensors_taken_for_another_task() -> None:
+    assert check_loss(Kept, "ranking", only=["call"]).passed
+    with pytest.raises(UsageError, match="Kept is a loss of ranking, so it cannot be checked as boxes"):
+        check_loss(Kept, "boxes", only=["call"])
+
+
+def test_a_loss_of_a_space_of_ones_own_is_checked_by_name(tmp_path: Path) -> None:
+    text = load_space("ranking").path.read_text()
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace('task      = "ranking"', 'task = "mine"'))
+    name = f"{path}/{next(iter(load_space(path).losses))}"
+    for task in (None, "mine"):
+        assert check_named(name, task=task, only=["call"]).task == "mine"
+
+
 def test_an_exported_file_of_named_tensors_is_checked(tmp_path: Path) -> None:
     space = load_space("boxes")
     path = export(Sheet(space.loss("giou").program, "boxes", "boxes", "giou"), tmp_path / "giou.py")

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -75,6 +77,21 @@ class Case(Subject):
         found: Tensor = loss(*self.batch(6))
         return found
 
+    def refusal(self, x: Tensor, target: Tensor) -> Exception | None:
+        """What the loss raises on that batch; None if it takes it."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                self.loss(x, target)
+            except Exception as error:
+                return error
+        return None
+
+    @cached_property
+    def takes_soft(self) -> bool:
+        """Whether soft labels give a value; whether a right one, `soft_targets` says."""
+        return self.task != "regression" and self.refusal(self.batch(8)[0], self.soft(8)) is None
+
     def needs(self, keyword: str) -> None:
         """Raises: Broken: The constructor does not take `keyword`."""
         if not self.accepts(keyword):
@@ -124,7 +141,9 @@ class Case(Subject):
 def make_case(subject: Subject, task: str, classes: int, backend: str) -> Case:
     """Raises: UsageError: The task is unknown."""
     if task not in TASKS:
-        raise UsageError(f"No task is called {task!r}. Take one of {', '.join(TASKS)}.")
+        raise UsageError(
+            f"No task is called {task!r} for a loss of input and target. Take one of {', '.join(TASKS)}."
+        )
     return Case(**vars(subject), task=task, classes=classes, backend=backend)  # type: ignore[arg-type]
 
 
@@ -140,7 +159,7 @@ def make_subject(loss: nn.Module | Callable[..., nn.Module]) -> Subject:
     build: Callable[..., nn.Module]
     if isinstance(loss, nn.Module):
         module = loss
-        signature = inspect.signature(type(module))
+        signature = _signature(type(module))
         kept = _kept_arguments(module, signature)
 
         def build(**keywords: Any) -> nn.Module:
@@ -153,7 +172,7 @@ def make_subject(loss: nn.Module | Callable[..., nn.Module]) -> Subject:
             return type(module)(*by_place, **arguments)
     else:
         build = loss
-        signature = inspect.signature(loss)
+        signature = _signature(loss)
         module = build()
         if not isinstance(module, nn.Module):
             raise UsageError(f"{loss!r} gave a {type(module).__name__}, not a torch.nn.Module.")
@@ -161,6 +180,13 @@ def make_subject(loss: nn.Module | Callable[..., nn.Module]) -> Subject:
     if not isinstance(excused, Mapping):
         raise UsageError("`not_applicable` of a loss must map a check's name to a sentence.")
     return Subject(module, build, signature, dict(excused))
+
+
+def _signature(build: Callable[..., nn.Module]) -> inspect.Signature:
+    """What it takes; that of nn.Module itself is written as if it took anything, and takes nothing."""
+    if getattr(build, "__init__", None) is nn.Module.__init__:
+        return inspect.Signature()
+    return inspect.signature(build)
 
 
 def _kept_arguments(module: nn.Module, signature: inspect.Signature) -> dict[str, Any]:

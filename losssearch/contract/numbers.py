@@ -52,12 +52,15 @@ def _saturated(case: Case, level: float, dtype: torch.dtype) -> list[tuple[Tenso
         ]
     )
     if case.task == "multiclass":
-        rows = x.repeat_interleave(c, 0)
-        index = torch.arange(c).repeat(len(x))
-        return [(rows, index), (rows, case.soft(len(rows), dtype))]
-    x = x.flatten()
-    goals = [torch.zeros_like(x), torch.ones_like(x)]
-    goals.append(case.soft(len(x), dtype) if case.task == "binary" else x.clone())
+        goals = [torch.arange(c).repeat(len(x))]
+        x = x.repeat_interleave(c, 0)
+    else:
+        x = x.flatten()
+        goals = [torch.zeros_like(x), torch.ones_like(x)]
+    if case.task == "regression":
+        goals.append(x.clone())
+    elif case.takes_soft:
+        goals.append(case.soft(len(x), dtype))
     return [(x, goal) for goal in goals]
 
 
@@ -80,24 +83,26 @@ def autocast(case: Case) -> str:
     """Under autocast the loss is computed in fp32, as if the logits had been cast before it."""
     for dtype in (torch.bfloat16, torch.float16):
         x, target = case.batch(8, dtype=dtype)
+        labels = case.soft(8) if case.takes_soft else None
         wanted = case.loss(x.float(), target.float() if target.is_floating_point() else target)
         with torch.autocast("cpu", dtype=dtype):
             got = case.loss(x, target)
-            soft = None if case.task == "regression" else case.loss(x, case.soft(8))
+            soft = None if labels is None else case.loss(x, labels)
         name = str(dtype)[6:]
         if got.dtype != torch.float32:
             raise Broken(f"Under {name} autocast the value is {str(got.dtype)[6:]}, not float32.")
         same(got, wanted, f"The value under {name} autocast", 1e-5)
         if soft is not None:
-            same(soft, case.loss(x.float(), case.soft(8)), f"Soft labels under {name} autocast")
+            same(soft, case.loss(x.float(), labels), f"Soft labels under {name} autocast")
     return "An fp32 island under bf16 and fp16."
 
 
 def gradcheck(case: Case) -> str:
     """The gradient is that of the value, by finite differences in fp64, at predictions of every size."""
+    found = slopes_agree(case)  # first, as it names the place and both numbers
     x, target, loss = _precise(case)
     torch.autograd.gradcheck(lambda z: loss(z, target), (x,), raise_exception=True)
-    return slopes_agree(case)
+    return found
 
 
 def gradgradcheck(case: Case) -> str:

@@ -3,7 +3,8 @@
 Every entry of the input is moved a little, up and down, in fp64, and the change of the value is held
 against the gradient: a difference of fourth order, with an error near 1e-12 on smooth losses. The batches
 are small and large predictions, all zeros and all ones (where losses like to have their kinks), and soft
-labels. At a kink the slopes from the left and from the right differ; there any number between them is right.
+labels if the loss takes them. At a kink the slopes from the left and from the right differ; there any number
+between them is right.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def _batches(case: Case) -> Iterator[tuple[str, Tensor, Tensor]]:
     yield "predictions of 1", torch.ones_like(x), target
     if case.task == "regression":
         yield "predictions on the target", target.clone(), target
-    else:
+    elif case.takes_soft:
         yield "soft labels", x, case.soft(6, torch.float64)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -93,6 +95,19 @@ def test_a_wrong_gradient_is_found_where_it_is(loss, says: str) -> None:
     row = gradcheck(loss)
     assert row.verdict is Verdict.FAILED
     assert says in row.detail
+
+
+def test_a_gradient_wrong_everywhere_is_told_with_both_numbers() -> None:
+    class Doubled(Squares):
+        def each(self, r: Tensor) -> Tensor:
+            return 2 * r * r - (r * r).detach()
+
+    detail = gradcheck(Doubled).detail
+    found = re.fullmatch(
+        r".*: at input\[0\] = \S+ the gradient is (\S+), but the value's slope (\S+)\.", detail
+    )
+    assert found, detail
+    assert float(found[1]) == pytest.approx(2 * float(found[2]), rel=1e-4)  # as printed
 
 
 def test_a_learned_constant_is_checked_too() -> None:
