@@ -300,7 +300,8 @@ def test_a_loss_that_breaks_its_contract_fails_the_check(folder: Path) -> None:
     [
         (["leaderboard", "dmo"], "'dmo'"),
         (["audit", "dmo"], "'dmo'"),
-        (["show", "focl"], "focl"),
+        (["show", "focl"], "Did you mean 'focal'"),
+        (["show", "giuo"], "Did you mean 'giou'"),
         (["show", "demo"], "demo/1"),
         (["show", "demo/999"], "no rank 999"),
         (["show", "demo@999"], r"2\d proposals"),

@@ -234,11 +234,12 @@ class Reader(Database):
 
     # References.
 
-    def find(self, reference: str) -> Found:
+    def find(self, reference: str, also: Iterable[str] = ()) -> Found:
         """The loss that a reference names.
 
         `demo/1` is the first of the leaderboard, `demo@17` proposal 17, `focal` or
-        `multiclass/focal` a classical loss, `3fa9c2` (6 characters or more) the start of a key.
+        `multiclass/focal` a classical loss, `3fa9c2` (6 characters or more) the start of a key. `also` are
+        further names that may have been meant.
 
         Raises:
             UsageError: It names nothing, or more than one loss; the message says which.
@@ -264,7 +265,7 @@ class Reader(Database):
         with self.reading() as connection:
             rows = self._classical(connection, reference) or self._by_key(connection, reference)
             if not rows:
-                raise self._nothing(connection, reference)
+                raise self._nothing(connection, reference, also)
         if len(rows) > 1:
             shown = ", ".join(f"{r.space}/{r.name}" if r.name else r.key for r in rows[:4])
             more = "" if len(rows) <= 4 else f" and {len(rows) - 4} more"
@@ -299,11 +300,11 @@ class Reader(Database):
         between = CANDIDATE.c.key.between(start, start + "g")  # g follows the last digit, f
         return list(connection.execute(select(*_CANDIDATE_COLUMNS).where(between).limit(20)).all())
 
-    def _nothing(self, connection: Connection, reference: str) -> UsageError:
+    def _nothing(self, connection: Connection, reference: str, also: Iterable[str]) -> UsageError:
         if search_in(connection, reference) is not None:
             return UsageError(f"{reference!r} is a search. Write {reference}/1 for its best loss.")
         names = connection.execute(select(CANDIDATE.c.name).distinct().limit(1000)).scalars()
-        close = difflib.get_close_matches(reference, [name for name in names if name], n=1)
+        close = difflib.get_close_matches(reference, [*also, *(name for name in names if name)], n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         return UsageError(
             f"{self.url} holds no loss {reference!r}.{hint} Write SEARCH/RANK, SEARCH@NUMBER, "
