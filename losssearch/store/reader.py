@@ -13,6 +13,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from losssearch.errors import UsageError
 from losssearch.store.database import Database
+from losssearch.store.lease import file_is_held, server_holder
 from losssearch.store.rows import (
     AuditRow,
     CandidateRow,
@@ -159,6 +160,17 @@ class Reader(Database):
             if (found := search_in(connection, name, state=state)) is not None:
                 return found
             raise self._unknown(connection, name)
+
+    def status(self, search: SearchRow) -> str:
+        """As stored; but "stopped" for a search that calls itself running while no process drives it."""
+        if search.status != "running":
+            return search.status
+        if self._engine.dialect.name == "postgresql":
+            with self.reading() as connection:
+                held = server_holder(connection, search.id) is not None
+        else:  # a store in memory is seen by its driver alone
+            held = self._file is None or file_is_held(self._file, search.id)
+        return search.status if held else "stopped"
 
     def leaderboard(self, name: str, limit: int = 20, offset: int = 0) -> list[Ranked]:
         """Scored losses of a search, best first, each loss once.
