@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from dashboards import tally
@@ -18,7 +17,6 @@ from losssearch.store.store import Store
 
 ROWS = 25  # of a leaderboard on one page
 CHOSEN = 3  # the rung of the loss that stands for a search
-STALE_S = 600.0  # a running search commits rounds far more often
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def overviews(store: Store) -> list[Overview]:
     for search in reversed(store.searches()):
         board = entries(store.leaderboard(search.name, limit=1), search.space)
         trained = store.outcomes(search.name).get("SCORED", 0)
-        found.append(Overview(search, state(search), trained, board[0] if board else None))
+        found.append(Overview(search, store.status(search), trained, board[0] if board else None))
     return found
 
 
@@ -84,7 +82,7 @@ def search_page(store: Store, name: str, page: int) -> dict[str, Any]:
     points = tally.scored(store, search.id)
     return {
         "search": search,
-        "state": state(search),
+        "state": store.status(search),
         "space": space_title(search.space),
         "seconds": sum(done.seconds for done in rounds),
         "screens": screens(rounds),
@@ -99,12 +97,6 @@ def search_page(store: Store, name: str, page: int) -> dict[str, Any]:
         "chart": progress_chart(points),
         "audit": audit(store, search),
     }
-
-
-def state(search: SearchRow) -> str:
-    """As stored; a search that calls itself running but has long been silent is "interrupted"."""
-    silent = (datetime.now(UTC) - search.updated_at).total_seconds()
-    return "interrupted" if search.status == "running" and silent > STALE_S else search.status
 
 
 def space_title(space: str) -> str:

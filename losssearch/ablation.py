@@ -98,6 +98,7 @@ def ablate(
     loss: str,
     proxy: str | None = None,
     *,
+    space: str | None = None,
     storage: str = "sqlite:///losses.db",
     workers: str = "processes",
 ) -> Ablation:
@@ -106,6 +107,7 @@ def ablate(
     Args:
         loss: A found loss such as "demo/1", a classical one, or a formula.
         proxy: The task; None takes that of the search that found it.
+        space: Whose words a formula uses, and where a name is looked up; None takes that of the task.
         storage: Database URL, for the loss, and where trainings are kept.
         workers: As in a search.
 
@@ -114,7 +116,7 @@ def ablate(
         LossSearchError: There is no such loss or task.
     """
     task = None if proxy is None else load_proxy(proxy)
-    found = find_loss(loss, storage, task.space if task else None)
+    found = find_loss(loss, storage, space or (task.space if task else None))
     with ExitStack() as stack:
         store = stack.enter_context(Store.open(storage))
         if task is None or proxy is None:

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from losssearch.catalogue import find, with_constants
 from losssearch.errors import UsageError
 from losssearch.language.formula import ConstantLike
 from losssearch.language.formula import parse as parse_formula
@@ -23,27 +22,37 @@ if TYPE_CHECKING:
 MODULE_ARGUMENTS = ("reduction", "weight", "ignore_index", "label_smoothing", "provided", "learnable")
 
 
-def loss(name: str, *, space: str | Path | None = None, **arguments: Any) -> LossModule | NamedLoss:
-    """A classical loss as a torch module: `loss(input, target)`, or of named tensors if that is too little.
+def loss(
+    loss: str | Program,
+    /,
+    *,
+    space: str | Path | None = None,
+    constants: Mapping[str, ConstantLike] | None = None,
+    **arguments: Any,
+) -> LossModule | NamedLoss:
+    """A loss as a torch module: `loss(input, target)`, or of named tensors if that is too little.
 
     Args:
-        name: Such as "focal"; `losssearch losses` lists them.
-        space: Where to look; None takes the first of multiclass, binary, regression, ... that has it.
-        arguments: Constants of the loss by name, and arguments of `LossModule` such as `reduction`, or of
+        loss: "focal", "focal(gamma=5)" or "boxes/smooth_l1", as `losssearch losses` lists them; a formula;
+            or the program of one.
+        space: Where a name is looked up, and whose words a formula or program uses. None takes the first
+            of multiclass, binary, regression, and then the others by name, that has a loss of that
+            name, so that "smooth_l1" is the one of regression; and "multiclass" for a formula or program.
+        constants: Values of constants, by name; of a formula also (value, low, high).
+        arguments: Constants by name too, and arguments of `LossModule` such as `reduction`, or of
             `NamedLoss`.
 
     Raises:
-        SpaceError: No loss is called so.
-        UsageError: A constant is unknown or outside its range.
+        LossSearchError: There is no such loss, it cannot be read, or a constant does not fit.
 
     >>> loss("focal", gamma=2.0).formula
     "mean(-alpha * (1 - p_t)**gamma * log_pt, 'n')"
     """
     from losssearch.execution.named import loss_module
 
-    found, classical = find(name, space)
     options = {k: arguments.pop(k) for k in MODULE_ARGUMENTS if k in arguments}
-    return loss_module(with_constants(classical, arguments), found.task, **options)
+    found = _look_up(loss, None, space, {**(constants or {}), **arguments})
+    return loss_module(found.program, found.space.task, **options)
 
 
 def parse(
@@ -52,7 +61,7 @@ def parse(
     space: str | Path = "multiclass",
     constants: Mapping[str, ConstantLike] | None = None,
 ) -> Program:
-    """The checked program of a formula.
+    """The checked program of a formula; `loss` makes a module of it, `explain` tells what it wants.
 
     Args:
         formula: For example `mean(-(1 - p_t)**g * log(p_t), 'n')`.
@@ -68,7 +77,7 @@ def parse(
 def explain(
     loss: str | Program | Discovered,
     *,
-    against: Sequence[str | Discovered] = (),
+    against: str | Sequence[str | Discovered] = (),
     reference: str | Discovered | None = None,
     space: str | Path | None = None,
     constants: Mapping[str, ConstantLike] | None = None,
@@ -79,8 +88,8 @@ def explain(
     Args:
         loss: "focal", "focal(gamma=5)", "binary/focal", a found loss such as "demo/1" or
             `result.best`, a formula, or the program of one.
-        against: At most four others, for the pictures and the table of weights; names are looked up
-            in the space of the loss first.
+        against: At most four others, for the pictures and the table of weights, in a sequence or as names
+            between commas; names are looked up in the space of the loss first.
         reference: What ratios are taken to; None takes the reference of the space, such as cross
             entropy.
         space: Whose words a formula or program uses, and where a name is looked up.
@@ -95,22 +104,32 @@ def explain(
 cross entropy's, scaled to agree at p = 0.5.
     """
     from losssearch.insight.insight import look
-    from losssearch.insight.lookup import find_loss, of_program
+    from losssearch.insight.lookup import find_loss, split_list
 
-    if isinstance(loss, Program):
-        if constants:
-            raise UsageError("A program has its constants; set them with `program.with_constants`.")
-        place = load_space(space or "multiclass")
-        if loss.signature != place.signature:
-            raise UsageError(f"The program does not speak of {place.name!r}; name its space with `space=`.")
-        found = of_program(loss, place)
-    else:
-        found = find_loss(loss, storage, space, constants) if isinstance(loss, str) else loss
+    found = _look_up(loss, storage, space, constants) if isinstance(loss, str | Program) else loss
 
     def other(name: str | Discovered) -> Discovered:
         return find_loss(name, storage, found.space) if isinstance(name, str) else name
 
-    return look(found, [other(name) for name in against], None if reference is None else other(reference))
+    others = split_list(against) if isinstance(against, str) else against
+    return look(found, [other(name) for name in others], None if reference is None else other(reference))
+
+
+def _look_up(
+    loss: str | Program,
+    storage: str | None,
+    space: str | Path | None,
+    constants: Mapping[str, ConstantLike] | None,
+) -> Discovered:
+    """The loss of a reference or of a program, with some constants set."""
+    from losssearch.insight.lookup import FIRST_SPACE, changed, find_loss, of_program
+
+    if not isinstance(loss, Program):
+        return find_loss(loss, storage, space, constants)
+    place = load_space(space or FIRST_SPACE)
+    if loss.signature != place.signature:
+        raise UsageError(f"The program does not speak of {place.name!r}; name its space with `space=`.")
+    return changed(of_program(loss, place), constants or {})
 
 
 def suggest(task: str, traits: Collection[str] = ()) -> list[Suggestion]:

@@ -43,7 +43,7 @@ def find(name: str, space: str | Path | Space | None = None) -> tuple[Space, Cla
         if loss.name == name:
             return place, loss
     known = list(dict.fromkeys(loss.name for _, loss in everything()))
-    hint = did_you_mean(str(name), known) or f" There are {', '.join(known)}."
+    hint = did_you_mean(str(name), known) or f" `losssearch losses` lists all {len(known)}."
     raise UsageError(f"No loss is called {shortened(name)}.{hint}")
 
 

@@ -27,7 +27,8 @@ app = typer.Typer(
 Storage = Annotated[str, typer.Option("--storage", envvar="LOSSSEARCH_STORAGE", help="Database URL.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 NAMES = "demo/1 (rank), demo@17 (proposal), a key, or a classical loss."
-Reference = Annotated[str, typer.Argument(help=NAMES)]
+Reference = Annotated[str, typer.Argument(metavar="LOSS", help=f"{NAMES} Or a formula.")]
+Words = Annotated[str | None, typer.Option("--space", help="Whose words a formula uses; multiclass.")]
 WHERE = "sqlite:///losses.db"
 ABOUT = {
     "dashboard": "Pages to look at searches.",
@@ -120,8 +121,9 @@ def leaderboard(
 
 @app.command()
 def ablate(
-    reference: Annotated[str, typer.Argument(metavar="LOSS", help=f"{NAMES} Or a formula.")],
+    reference: Reference,
     proxy: Annotated[str | None, typer.Option(help="The task; that of the search which found it.")] = None,
+    space: Annotated[str | None, typer.Option(help="Whose words a formula uses; those of the task.")] = None,
     storage: Storage = WHERE,
     workers: Annotated[str, typer.Option(help="Where losses are trained.")] = "processes",
     json: Json = False,
@@ -131,7 +133,7 @@ def ablate(
     from losssearch.report import print_ablation
     from losssearch.terminal import print_json
 
-    found = without_each(reference, proxy, storage=storage, workers=workers)
+    found = without_each(reference, proxy, space=space, storage=storage, workers=workers)
     if json:
         print_json(found.to_dict())
     else:
@@ -140,12 +142,14 @@ def ablate(
 
 @app.command()
 def searches(storage: Storage = WHERE, json: Json = False) -> None:
-    """All searches of a database."""
+    """All searches of a database. A stopped one goes on by the command that began it."""
+    from dataclasses import replace
+
     from losssearch.store.store import Store
     from losssearch.terminal import print_json, print_table
 
     with Store.open(storage, read_only=True) as store:
-        rows = store.searches()
+        rows = [replace(row, status=store.status(row)) for row in store.searches()]
     if json:
         keys = ("name", "space", "proxy", "controller", "seed", "rounds", "proposals", "status")
         print_json([{k: getattr(row, k) for k in keys} for row in rows])
@@ -158,11 +162,11 @@ def searches(storage: Storage = WHERE, json: Json = False) -> None:
 
 @app.command()
 def show(
-    reference: Annotated[str, typer.Argument(metavar="LOSS", help=f"{NAMES} Or a formula.")],
+    reference: Reference,
     against: Annotated[str, typer.Option(help="Up to four other losses, by comma.")] = "",
     plot: Annotated[Path | None, typer.Option(help="Draw its curves into a .png or .svg.")] = None,
     ratio_to: Annotated[str | None, typer.Option(help="What ratios are to; the space's reference.")] = None,
-    space: Annotated[str | None, typer.Option(help="Whose words a formula uses; multiclass.")] = None,
+    space: Words = None,
     constants: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=NUMBER", help="Set a constant.")
     ] = None,
@@ -196,6 +200,7 @@ def show(
 def export(
     reference: Reference,
     to: Annotated[Path, typer.Option(help="File to write.")],
+    space: Words = None,
     storage: Storage = WHERE,
     format: Annotated[str, typer.Option(help="torch, json or latex.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
@@ -204,7 +209,7 @@ def export(
     from losssearch.report import export_loss
     from losssearch.terminal import err
 
-    written = export_loss(reference, storage, to, format, force)
+    written = export_loss(reference, storage, to, format, force, space)
     err.print(f"Wrote {written}.", markup=False)
 
 

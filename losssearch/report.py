@@ -66,6 +66,7 @@ def leaderboard_rows(name: str, storage: str, limit: int, pareto: bool = False) 
         {
             "loss": d.reference,
             "score": d.score,
+            "metric": search.config.get("metric"),
             "rung": (rung := d.proposal.rung if d.proposal else 0),
             "splits_of": final if rung == CHOSEN else rung,
             "size": d.program.size,
@@ -97,8 +98,10 @@ def print_leaderboard(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
             ]
             for row in rows
         ],
-        title=f"Search {name}: validation error, lower is better",
+        title=f"Search {name}",
     )
+    metric = rows[0]["metric"] or "error"  # searches of older versions do not say it
+    out.print(f"The score is the validation {metric}: lower is better.", markup=False)
     if len({row["splits_of"] for row in rows}) > 1:
         out.print("Compare scores within a rung only: each rung has splits of its own.", markup=False)
 
@@ -193,11 +196,13 @@ def _with_constants(formula: str, constants: Mapping[str, float]) -> str:
     return f"{formula}   with {values}" if values else formula
 
 
-def export_loss(reference: str, storage: str, to: Path, format: str, force: bool) -> Path:
+def export_loss(
+    reference: str, storage: str, to: Path, format: str, force: bool, space: str | None = None
+) -> Path:
     """Write a loss as a file, in the form that its name asks for or that is named; gives the file's place."""
     from losssearch.exporters.registry import export
 
-    loss = find_loss(reference, storage)
+    loss = find_loss(reference, storage, space)
     return export(loss, to, format or None, force=force)
 
 
@@ -274,12 +279,14 @@ def ask_task(traits: Sequence[str]) -> tuple[str, list[str]]:
     import typer
 
     from losssearch.insight.suggest import traits_of
+    from losssearch.space_file import did_you_mean, shortened
     from losssearch.spaces import space_names
 
     names = space_names()
     if not sys.stdin.isatty():
         raise UsageError(f"Name a task: losssearch suggest TASK. There are {', '.join(names)}.")
-    task = typer.prompt(f"Which task? ({', '.join(names)})", err=True)
+    while (task := typer.prompt(f"Which task? ({', '.join(names)})", err=True)) not in names:
+        typer.echo(f"No task is called {shortened(task)}.{did_you_mean(task, names)}", err=True)
     asked = [name for name, question in traits_of(task).items() if name not in traits and _agreed(question)]
     return task, [*traits, *asked]
 

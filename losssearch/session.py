@@ -133,11 +133,13 @@ class Session:
         began = clock.perf_counter()
         # Whatever can be wrong is asked before the database hears of the search.
         controller = make_controller(spec.controller, space, [(s.name, s.program) for s in start], spec.seed)
+        screens = Screens.of(space)
         if spec.tuner != GRADIENT:
             Tuned.of(start[0].program, proxy, sampler=spec.tuner)
         pool: Pool = stack.enter_context(open_pool(spec.workers))
         store = stack.enter_context(Store.open(spec.storage))
-        config = {"start": [s.name for s in start], "space_digest": space.digest, "round": ROUND}
+        names = [s.name for s in start]
+        config = {"start": names, "space_digest": space.digest, "round": ROUND, "metric": proxy.metric}
         row = store.open_search(
             spec.name, space_id(space), place_of(spec.proxy), spec.controller, config, spec.seed
         )
@@ -146,7 +148,7 @@ class Session:
         evaluator.job_s = None if seconds is None else JOB_S
         mirror = Mirror(store, row) if spec.mirror else None
         state = cls(
-            spec, space, proxy, store, row, controller, Screens.of(space), evaluator,
+            spec, space, proxy, store, row, controller, screens, evaluator,
             Ledger(lambda number: state.read(number)), mirror, seconds, candidates, watch, began,
         )  # fmt: skip
         evaluator.watch = lambda trained: state.show()

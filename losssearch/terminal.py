@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from losssearch.session import Progress, Watch
 
 EVERY_S = 10.0  # between two lines of progress where no terminal is
+FORMULA = 80  # letters of a formula in a line of progress
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -98,8 +99,12 @@ def _line(progress: Progress) -> str:
     return (
         f"{progress.phase} {text_of(progress.seconds)}{left}: {progress.seen} seen, {rejected} rejected, "
         f"{progress.trained} trained ({progress.trainings} trainings), best {number(progress.best)} "
-        f"{progress.formula}"
+        f"{_cut(progress.formula)}"
     )
+
+
+def _cut(formula: str) -> str:
+    return formula if len(formula) <= FORMULA else f"{formula[: FORMULA - 1]}…"
 
 
 def _block(progress: Progress) -> Table:
@@ -112,5 +117,5 @@ def _block(progress: Progress) -> Table:
     table.add_row("seen", Text(str(progress.seen)))
     table.add_row("rejected", Text(rejected or "none"))
     table.add_row("trained", Text(f"{progress.trained} losses, {progress.trainings} trainings"))
-    table.add_row("best", Text(f"{number(progress.best)}   {progress.formula}"))
+    table.add_row("best", Text(f"{number(progress.best)}   {_cut(progress.formula)}"))
     return table

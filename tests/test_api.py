@@ -74,6 +74,30 @@ def test_the_formula_of_focal_is_the_loss_called_focal():
     torch.testing.assert_close(module(LOGITS, TARGET), ls.loss("focal", gamma=2.0, alpha=1.0)(LOGITS, TARGET))
 
 
+def test_loss_takes_a_name_with_its_space_as_the_commands_do():
+    assert ls.loss("binary/focal").formula == ls.loss("focal", space="binary").formula
+    assert ls.loss("boxes/smooth_l1").formula == ls.loss("smooth_l1", space="boxes").formula
+    assert ls.loss("smooth_l1").formula == ls.loss("regression/smooth_l1").formula
+    assert ls.loss("focal(gamma=5)", alpha=1.0).constants == {"alpha": 1.0, "gamma": 5.0}
+
+
+def test_loss_makes_a_module_of_a_formula_and_of_a_program():
+    expected = focal(LOGITS, TARGET, 2.0, 1.0)
+    program = ls.parse(FOCAL, constants={"g": 2.0})
+    for module in (ls.loss(FOCAL, constants={"g": 2.0}), ls.loss(FOCAL, g=2.0), ls.loss(program)):
+        torch.testing.assert_close(module(LOGITS, TARGET), expected)
+    none = ls.loss(program, g=0.0, reduction="none")(LOGITS, TARGET)
+    torch.testing.assert_close(none, F.cross_entropy(LOGITS, TARGET, reduction="none"))
+    mae = ls.loss("mean(abs(r), 'n')", space="regression")
+    assert mae(torch.tensor([3.0]), torch.tensor([1.0])) == 2
+
+
+def test_a_classical_loss_needs_no_database():
+    code = "import sys, losssearch as ls; ls.loss('focal'); print('sqlalchemy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n", done.stderr
+
+
 def test_search_is_described_without_being_begun(tmp_path):
     search = ls.Search(space="multiclass", proxy="digits-noisy", storage=f"sqlite:///{tmp_path}/a.db")
     assert search.controller == "portfolio"
@@ -84,6 +108,13 @@ def test_search_is_described_without_being_begun(tmp_path):
     ("call", "says"),
     [
         (lambda: ls.loss("focl"), "Did you mean 'focal'"),
+        (lambda: ls.loss("nope"), r"'nope'. `losssearch losses` lists all \d+.$"),
+        (lambda: ls.loss("binary/focl"), "Did you mean 'focal'"),
+        (lambda: ls.loss("demo/1"), "'demo/1'"),
+        (lambda: ls.loss(FOCAL), "g"),
+        (lambda: ls.loss(FOCAL, constants={"g": 2.0}, space="regression"), "p_t"),
+        (lambda: ls.loss(ls.parse("mean(abs(r), 'n')", space="regression")), "space="),
+        (lambda: ls.loss(ls.parse("mean(-log_pt, 'n')"), gamma=2.0), "no constant 'gamma'"),
         (lambda: ls.loss("focal", gama=2.0), "Did you mean 'gamma'"),
         (lambda: ls.loss("focal", gamma=-1.0), r"outside its range \[0, 5\]"),
         (lambda: ls.loss("focal", gamma="two"), "must be a number"),

@@ -134,6 +134,35 @@ def test_the_leaderboard_says_which_scores_compare(folder: Path, tell) -> None:
     assert note not in tell("leaderboard", "demo", "--limit", "2")  # both of the finals
 
 
+def test_the_leaderboard_says_what_the_score_is_and_that_lower_is_better(tell) -> None:
+    from losssearch.proxies.registry import load_proxy
+
+    metric = load_proxy("breast-cancer-noisy").metric
+    assert tell("leaderboard", "demo").count(f"The score is the validation {metric}: lower is better.") == 1
+    assert {row["metric"] for row in json.loads(tell("leaderboard", "demo", "--json"))} == {metric}
+
+
+def test_a_search_that_nobody_drives_any_more_is_stopped(tell, folder: Path) -> None:
+    with Store.open(f"sqlite:///{folder}/other.db") as store:
+        row = store.open_search("mine", "binary", "breast-cancer-noisy", "random", {}, 0)
+        words = ["searches", "--storage", "sqlite:///other.db", "--json"]
+        assert json.loads(tell(*words))[0]["status"] == "running"
+        store.close_search(row)
+        assert json.loads(tell(*words))[0]["status"] == "stopped"
+
+
+def test_a_line_of_progress_holds_no_long_formula() -> None:
+    from losssearch.session import Progress
+    from losssearch.terminal import _line
+
+    def line(formula: str) -> str:
+        return _line(Progress("search", 3.0, None, 5, {"FLAT": 1}, 2, 8, 0.25, formula))
+
+    assert line("mean(abs(r), 'n')").endswith("best 0.2500 mean(abs(r), 'n')")
+    assert line("x" * 80).endswith(" " + "x" * 80)
+    assert line("x" * 81).endswith(" " + "x" * 79 + "…")
+
+
 def test_an_audit_prints_its_table_and_its_verdict(tell) -> None:
     words = ["audit", "demo", "--splits", "2", "--settings", "1", "--workers", "inline", "--quiet"]
     report = json.loads(tell(*words, "--json"))
@@ -209,7 +238,7 @@ def test_suggest_answers_with_reasons_and_sources(tell) -> None:
 
 def test_suggest_asks_whoever_sits_at_the_terminal(tmp_path: Path) -> None:
     here, there = os.openpty()
-    os.write(here, b"regression\ny\n" + b"n\n" * 10)
+    os.write(here, b"regresion\nregression\ny\n" + b"n\n" * 10)
     with subprocess.Popen(
         [*COMMAND, "suggest", "--json"], stdin=there, cwd=tmp_path,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -218,7 +247,8 @@ def test_suggest_asks_whoever_sits_at_the_terminal(tmp_path: Path) -> None:
     os.close(here)
     os.close(there)
     assert asking.returncode == 0, err
-    assert "Which task?" in err
+    assert err.count("Which task?") == 2
+    assert "No task is called 'regresion'. Did you mean 'regression'?" in err
     assert "Are some targets far off" in err
     assert json.loads(out)[0]["loss"] == "huber"
 
@@ -267,6 +297,13 @@ def test_the_suffix_chooses_the_form(tell, tmp_path: Path) -> None:
     assert "gamma" in (tmp_path / "loss.tex").read_text()
 
 
+def test_a_formula_is_exported_in_the_words_of_its_space(tell, tmp_path: Path) -> None:
+    tell("export", "mean(abs(r), 'n')", "--space", "regression", "--to", tmp_path / "mae.json")
+    assert json.loads((tmp_path / "mae.json").read_text())["formula"] == "mean(abs(r), 'n')"
+    with pytest.raises(LossSearchError, match="'r'"):
+        tell("export", "mean(abs(r), 'n')", "--to", tmp_path / "no.json")
+
+
 def test_an_exported_loss_passes_its_own_check(tell, tmp_path: Path) -> None:
     tell("export", "focal", "--to", tmp_path / "focal.py")
     report = json.loads(tell("check", tmp_path / "focal.py", "--json"))
@@ -300,7 +337,8 @@ def test_a_loss_that_breaks_its_contract_fails_the_check(folder: Path) -> None:
     [
         (["leaderboard", "dmo"], "'dmo'"),
         (["audit", "dmo"], "'dmo'"),
-        (["show", "focl"], "focl"),
+        (["show", "focl"], "Did you mean 'focal'"),
+        (["show", "giuo"], "Did you mean 'giou'"),
         (["show", "demo"], "demo/1"),
         (["show", "demo/999"], "no rank 999"),
         (["show", "demo@999"], r"2\d proposals"),
@@ -315,8 +353,9 @@ def test_a_loss_that_breaks_its_contract_fails_the_check(folder: Path) -> None:
         ([*TASK, "--candidates", "3", "--deadline", "never"], "90s"),
         ([*TASK, "--candidates", "3", "--start", "bcee"], "bce"),
         ([*TASK, "--candidates", "30", "--name", "demo", "--seed", "7"], "seed"),
-        (["audit", "demo", "--splits", "1"], "splits >= 2"),
+        (["audit", "demo", "--splits", "1"], "splits >= 2.* got splits=1, settings=32"),
         (["export", "focal", "--to", "no/such/folder.py"], "No such file"),
+        (["ablate", "mean(abs(r), 'n')", "--space", "regression"], "name the task"),
         (["export", "focal", "--to", "a.py", "--format", "word"], "torch, json, latex"),
         (["check", "no_such.py"], "no_such.py"),
         (["check", "focl"], "focal"),

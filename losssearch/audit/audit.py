@@ -180,7 +180,8 @@ class Audit:
         """
         if self.splits < 2 or self.settings < 1:
             raise UsageError(
-                f"`splits >= 2` and `settings >= 1` must hold, but got {self.splits=}, {self.settings=}."
+                "`splits >= 2` and `settings >= 1` must hold, "
+                f"but got splits={self.splits}, settings={self.settings}."
             )
         with ExitStack() as stack:
             store = stack.enter_context(Store.open(self.storage, create=False))

@@ -22,19 +22,19 @@ from losssearch.language.formula import ConstantLike, parse
 from losssearch.language.program import Program
 from losssearch.records import candidate_row
 from losssearch.result import Discovered
-from losssearch.space_file import shortened
-from losssearch.spaces import ClassicalLoss, Space, load_space
-from losssearch.store.store import Store
+from losssearch.space_file import did_you_mean, shortened
+from losssearch.spaces import ClassicalLoss, Space, load_space, space_names
 
 FIRST_SPACE = "multiclass"  # the one a formula speaks of until another is named
 
 _SETTING = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*([^=,()]+?)\s*", re.ASCII)
 _NAMED = re.compile(r"([\w./@-]+)\s*\(((?:[^()=,]+=[^()=,]+)(?:,[^()=,]+=[^()=,]+)*)\)", re.ASCII)
+_WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
 def find_loss(
     reference: str,
-    storage: str,
+    storage: str | None,
     space: str | Path | Space | None = None,
     constants: Mapping[str, ConstantLike] | None = None,
 ) -> Discovered:
@@ -42,13 +42,13 @@ def find_loss(
 
     Args:
         reference: See the head of this file.
-        storage: Database URL, for found losses; only opened when one is asked for.
+        storage: Database URL, for found losses; only opened when one is asked for. None looks for none.
         space: Where a classical name is looked up first, and whose words a formula uses; None means
             all shipped spaces in order, and `FIRST_SPACE` for a formula.
         constants: Values of constants, by name; of a formula also (value, low, high).
 
     Raises:
-        UsageError: A constant is unknown, outside its range or no number.
+        UsageError: A constant is unknown, outside its range or no number; or there is no such loss.
         FormulaError: The formula cannot be read or is badly typed.
         SpaceError: There is no such space, or it has no such loss.
         StoreError: It is no classical loss, and the database has none of that name either.
@@ -64,14 +64,25 @@ def find_loss(
         return of_program(parse(reference, place.signature, given), place)
     else:
         name = reference.strip()
-    found = _classical(name, space) or _found(name, storage)
-    if not given:
+    found = _classical(name, space)
+    if found is None:
+        if storage is None:
+            find(name, space)  # raises, and says what is near
+        found = _found(name, storage or "")
+    return changed(found, given, reference)
+
+
+def changed(found: Discovered, constants: Mapping[str, ConstantLike], reference: str = "") -> Discovered:
+    """A known loss with some constants set; without a reference its new text stands for it.
+
+    Raises:
+        UsageError: A constant is unknown, outside its range or no number.
+    """
+    if not constants:
         return found
-    loss = ClassicalLoss(
-        found.candidate.name or name, "", Candidate.of(found.program), found.candidate.source or ""
-    )
-    changed = with_constants(loss, _numbers(given))
-    return of_program(changed, found.space, reference, loss.source)
+    name, source = found.candidate.name or found.reference, found.candidate.source or ""
+    loss = ClassicalLoss(name, "", Candidate.of(found.program), source)
+    return of_program(with_constants(loss, _numbers(constants)), found.space, reference, source)
 
 
 def of_program(program: Program, space: Space, reference: str = "", source: str = "") -> Discovered:
@@ -113,7 +124,8 @@ def _classical(name: str, space: str | Path | Space | None) -> Discovered | None
     if "@" in name:
         return None
     own = space is not None and whole in _space(space).losses
-    if not own and bare not in {loss.name for _, loss in everything()}:
+    meant = where in space_names() and not bare.isdecimal()  # a search may be called so too
+    if not (own or meant) and bare not in {loss.name for _, loss in everything()}:
         return None
     place, loss = find(bare, where or space)
     parts = loss.candidate.parts
@@ -135,15 +147,25 @@ def _space(space: str | Path | Space) -> Space:
 
 
 def _found(name: str, storage: str) -> Discovered:
+    from losssearch.store.store import Store  # slow to load, and a classical loss needs none
+
+    known = [loss.name for _, loss in everything()]
     try:
         with Store.open(storage, read_only=True) as store:
-            return Discovered.of_found(store.find(name), name)
+            return Discovered.of_found(store.find(name, also=known), name)
     except StoreError as error:
+        if near := _WORD.fullmatch(name) and did_you_mean(name, known):
+            raise StoreError(f"No loss is called {name!r}.{near} Found ones: {error}") from None
         raise StoreError(f"{error} ({name!r} is no classical loss, so it was looked for there.)") from None
 
 
 def _numbers(constants: Mapping[str, ConstantLike]) -> dict[str, float]:
+    numbers: dict[str, float] = {}
     for name, value in constants.items():
         if not isinstance(value, (int, float)):
-            raise UsageError(f"Constant {name!r} of a known loss is set by a number; its range stays.")
-    return {name: value for name, value in constants.items() if isinstance(value, (int, float))}
+            raise UsageError(
+                f"Constant {name!r} of a known loss must be a number (its range stays), "
+                f"but is {shortened(value)}."
+            )
+        numbers[name] = value
+    return numbers

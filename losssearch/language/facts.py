@@ -59,7 +59,7 @@ class Facts:
         finite: Value and gradient are finite in fp32 on the operating range.
         smooth: No kink (of abs, relu, max, where, ...) is reached.
         bounded_influence: The gradient is bounded however wrong the prediction is.
-        batch_free: Its value does not depend on how many samples are in a batch.
+        batch_free: A batch given twice has the same value.
         convex: In the raw prediction.
         monotone: It never rises as the prediction gets better.
         equivariant: Renumbering samples, classes or positions changes nothing.
@@ -246,7 +246,7 @@ def _batch_free(program: Program) -> Fact:
     parts = split(program)
     if isinstance(parts, Coupled):
         return Fact(Verdict.UNKNOWN, parts.why)
-    return Fact(Verdict.PROVED, "It is a mean over samples.")
+    return Fact(Verdict.PROVED, "A batch given twice has the same value.")
 
 
 def _equivariant(program: Program) -> Fact:

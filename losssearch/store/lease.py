@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,13 @@ from sqlalchemy.exc import DBAPIError
 from losssearch.errors import StoreError
 
 SPACE = 0x6C73  # "ls": first half of the advisory lock's key, the search is the second
+LOOK_S = 0.05  # far longer than `file_is_held` holds a lock
+
+_HOLDER = text(
+    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted "
+    "AND classid = :space AND objid = :id "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 
 
 class Lease(Protocol):
@@ -29,6 +37,35 @@ class Lease(Protocol):
 
     def release(self) -> None:
         """Give it back; doing so twice is fine."""
+
+
+def file_is_held(database: Path, search_id: int) -> bool:
+    """Whether a process drives this search of a SQLite database; a file that cannot be read may be held."""
+    import fcntl
+
+    try:
+        file = os.open(_lock_file(database, search_id), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def server_holder(connection: Connection, search_id: int) -> int | None:
+    """The server process whose client drives this search of a PostgreSQL database."""
+    pid: int | None = connection.execute(_HOLDER, {"space": SPACE, "id": search_id}).scalar()
+    return pid
+
+
+def _lock_file(database: Path, search_id: int) -> Path:
+    return Path(f"{database}-search-{search_id}")
 
 
 def _taken(name: str, by: str) -> StoreError:
@@ -42,7 +79,7 @@ class FileLease:
     """A lock on the file beside a SQLite database; holds pid and host of the driver, for people."""
 
     def __init__(self, database: Path | None, search_id: int, name: str) -> None:
-        self._path = None if database is None else Path(f"{database}-search-{search_id}")
+        self._path = None if database is None else _lock_file(database, search_id)
         self._file: int | None = None
         if self._path is not None:
             self._file = self._take(self._path, name)
@@ -51,6 +88,7 @@ class FileLease:
     def _take(path: Path, name: str) -> int:
         import fcntl  # POSIX only, like the rest of the store's locking
 
+        looks = 1
         while True:
             try:
                 file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -63,6 +101,10 @@ class FileLease:
             except BlockingIOError:
                 by = os.read(file, 200).decode(errors="replace").strip()
                 os.close(file)
+                if looks:  # somebody may only be looking whether it is held
+                    looks -= 1
+                    time.sleep(LOOK_S)
+                    continue
                 raise _taken(name, f" ({by})" if by else "") from None
             try:  # its last holder may have removed the file that we opened
                 same = os.fstat(file).st_ino == path.stat().st_ino
@@ -102,12 +144,7 @@ class ServerLease:
                 connection.detach()  # never goes back to the pool, and is really closed
                 self._connection = connection
                 return
-            who = text(
-                "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted "
-                "AND classid = :space AND objid = :id "
-                "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-            )
-            pid = connection.execute(who, key).scalar()
+            pid = server_holder(connection, self._id)
         except BaseException:
             connection.close()
             raise

@@ -13,6 +13,7 @@ from sqlalchemy.orm import DeclarativeBase
 
 from losssearch.errors import UsageError
 from losssearch.store.database import Database
+from losssearch.store.lease import file_is_held, server_holder
 from losssearch.store.rows import (
     AuditRow,
     CandidateRow,
@@ -160,6 +161,17 @@ class Reader(Database):
                 return found
             raise self._unknown(connection, name)
 
+    def status(self, search: SearchRow) -> str:
+        """As stored; but "stopped" for a search that calls itself running while no process drives it."""
+        if search.status != "running":
+            return search.status
+        if self._engine.dialect.name == "postgresql":
+            with self.reading() as connection:
+                held = server_holder(connection, search.id) is not None
+        else:  # a store in memory is seen by its driver alone
+            held = self._file is None or file_is_held(self._file, search.id)
+        return search.status if held else "stopped"
+
     def leaderboard(self, name: str, limit: int = 20, offset: int = 0) -> list[Ranked]:
         """Scored losses of a search, best first, each loss once.
 
@@ -234,11 +246,12 @@ class Reader(Database):
 
     # References.
 
-    def find(self, reference: str) -> Found:
+    def find(self, reference: str, also: Iterable[str] = ()) -> Found:
         """The loss that a reference names.
 
         `demo/1` is the first of the leaderboard, `demo@17` proposal 17, `focal` or
-        `multiclass/focal` a classical loss, `3fa9c2` (6 characters or more) the start of a key.
+        `multiclass/focal` a classical loss, `3fa9c2` (6 characters or more) the start of a key. `also` are
+        further names that may have been meant.
 
         Raises:
             UsageError: It names nothing, or more than one loss; the message says which.
@@ -264,7 +277,7 @@ class Reader(Database):
         with self.reading() as connection:
             rows = self._classical(connection, reference) or self._by_key(connection, reference)
             if not rows:
-                raise self._nothing(connection, reference)
+                raise self._nothing(connection, reference, also)
         if len(rows) > 1:
             shown = ", ".join(f"{r.space}/{r.name}" if r.name else r.key for r in rows[:4])
             more = "" if len(rows) <= 4 else f" and {len(rows) - 4} more"
@@ -299,11 +312,11 @@ class Reader(Database):
         between = CANDIDATE.c.key.between(start, start + "g")  # g follows the last digit, f
         return list(connection.execute(select(*_CANDIDATE_COLUMNS).where(between).limit(20)).all())
 
-    def _nothing(self, connection: Connection, reference: str) -> UsageError:
+    def _nothing(self, connection: Connection, reference: str, also: Iterable[str]) -> UsageError:
         if search_in(connection, reference) is not None:
             return UsageError(f"{reference!r} is a search. Write {reference}/1 for its best loss.")
         names = connection.execute(select(CANDIDATE.c.name).distinct().limit(1000)).scalars()
-        close = difflib.get_close_matches(reference, [name for name in names if name], n=1)
+        close = difflib.get_close_matches(reference, [*also, *(name for name in names if name)], n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         return UsageError(
             f"{self.url} holds no loss {reference!r}.{hint} Write SEARCH/RANK, SEARCH@NUMBER, "

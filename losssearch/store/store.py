@@ -69,7 +69,9 @@ __all__ = [
 ]
 
 # Keys of a search's config that may differ on resume: they change what it costs, not what it finds.
-MAY_CHANGE = frozenset({"rounds", "budget", "seconds", "pool", "workers", "deadline_s", "mirror", "notes"})
+MAY_CHANGE = frozenset(
+    {"rounds", "budget", "seconds", "pool", "workers", "deadline_s", "mirror", "notes", "metric"}
+)
 T = TypeVar("T")
 # Say something about the machine or the user's task, which may be mended, and not about the loss.
 ACCIDENTS = ("TIMEOUT", "DIED", "FAILED", "INVALID")

@@ -62,6 +62,11 @@ def test_a_users_own_space_is_looked_in_first(tmp_path) -> None:
     assert found.others[0].space.name == "own"
 
 
+def test_others_may_be_names_between_commas() -> None:
+    told = ls.explain("focal", against="gce, focal(gamma=5)")
+    assert [each.reference for each in told.others] == ["gce", "focal(gamma=5)"]
+
+
 def test_commas_within_brackets_do_not_divide() -> None:
     assert split_list("mae, focal(gamma=5,alpha=1),mean(abs(r), 'n')") == [
         "mae", "focal(gamma=5,alpha=1)", "mean(abs(r), 'n')",
@@ -79,7 +84,9 @@ def test_a_setting_is_a_name_and_a_number() -> None:
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: ls.explain("focl", storage=NOWHERE), "focl"),
+        (lambda: ls.explain("focl", storage=NOWHERE), "^No loss is called 'focl'. Did you mean 'focal'"),
+        (lambda: ls.explain("demo/1", storage=NOWHERE), "does not exist"),
+        (lambda: ls.explain("binary/focl", storage=NOWHERE), "Did you mean 'focal'"),
         (lambda: ls.explain("focal(gama=2)"), "Did you mean 'gamma'"),
         (lambda: ls.explain("focal(gamma=9)"), r"outside its range \[0, 5\]"),
         (lambda: ls.explain("focal", constants={"gamma": (1.0, 0.0, 2.0)}), "its range stays"),

@@ -142,6 +142,13 @@ def test_what_is_proved_holds_on_random_losses(program: Program) -> None:
         assert torch.allclose(twice, value, rtol=1e-6, atol=1e-6) or bool(value.abs() > 1e6)
 
 
+def test_a_mean_under_a_mask_is_told_as_what_is_proved() -> None:
+    """It is no mean of the means of samples, but a batch given twice has the same value."""
+    known = facts(parse("mean(square(px1 - tx1), 'n s', pos)", load_space("boxes").signature))
+    assert known.batch_free
+    assert known.batch_free.why == "A batch given twice has the same value."
+
+
 @relaxed
 @given(programs(depth=3))
 def test_the_sharper_bounds_hold(program: Program) -> None:

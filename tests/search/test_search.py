@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from pathlib import Path
 
@@ -160,6 +161,15 @@ def test_bad_arguments_get_one_line_that_says_what_to_do(search, changes, budget
     with pytest.raises(error, match=says) as caught:
         search(**changes).run(**budget)
     assert "\n" not in str(caught.value)
+
+
+def test_a_misspelt_screen_leaves_no_search_behind(search, tmp_path):
+    text = load_space("multiclass").path.read_text()
+    own = tmp_path / "own.toml"
+    own.write_text(re.sub(r"^(screens +=) \[", r'\1 ["flt", ', text, flags=re.M))
+    with pytest.raises(LossSearchError, match="'flt'"):
+        search(space=str(own)).run(candidates=5)
+    assert not (tmp_path / "losses.db").exists()
 
 
 def test_a_task_that_always_raises_ends_the_search_with_its_reason(search):

@@ -6,6 +6,7 @@ import contextlib
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,44 @@ def test_a_search_that_is_being_driven_is_refused(url: str) -> None:
             assert f"pid {process.pid} on " in str(caught.value)
         begin(store, "another")
         assert store.search("demo").name == "demo"
+
+
+def test_a_search_whose_driver_is_gone_is_stopped_until_it_is_driven_again(url: str) -> None:
+    with Store.open(url, timeout_s=10) as store:
+        with driver(url) as process:
+            assert store.status(store.search("demo")) == "running"
+            kill(process)
+        for _ in range(50):  # a server takes a moment to notice
+            if store.status(store.search("demo")) == "stopped":
+                break
+            time.sleep(0.05)
+        assert store.status(store.search("demo")) == "stopped"
+        search = _open_soon(store)
+        assert store.status(search) == "running"
+        store.set_status(search, "finished")
+        store.close_search(search)
+        assert store.status(store.search("demo")) == "finished"
+
+
+def test_a_look_at_a_search_keeps_no_driver_out(url: str) -> None:
+    looking = threading.Event()
+
+    def look() -> None:
+        with Store.open(url, read_only=True) as reader:
+            while not looking.is_set():
+                reader.status(reader.search("demo"))
+
+    with Store.open(url, timeout_s=10) as store:
+        search = begin(store)
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            for _ in range(50):
+                store.close_search(search)
+                search = begin(store)
+        finally:
+            looking.set()
+            thread.join()
 
 
 def test_two_stores_of_one_process_are_two_drivers(url: str) -> None:
