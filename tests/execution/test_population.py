@@ -63,7 +63,7 @@ class Task:
             parts.append((x, one_hot if self.classes else x[:, 0]))
         provided = {"prior": np.full(CLASSES, 1 / CLASSES, np.float32)} if self.classes else {}
         test = parts[2] if stage == "audit" else None
-        return Split(seed, parts[0], parts[1], test, provided)
+        return Split(seed, parts[0], parts[1], test, provided=provided)
 
 
 def cross_entropy(inputs: Inputs) -> Tensor:
