@@ -136,7 +136,7 @@ def _along(program: Program, space: Space, scale: float, line: Moving) -> list[C
 
 
 def _at(program: Program, line: Moving, scale: float) -> Trace:
-    p = along(program, line, positions(line, POINTS))
+    p = along(program, line, [x + 1e-9 for x in positions(line, POINTS)])  # beside kinks at round numbers
     lowest = min((v for v in p.value if math.isfinite(v)), default=0.0)
     factor = scale if _is_good(scale) else 1.0
     return Trace(p.x, tuple((v - lowest) * factor for v in p.value), tuple(s * factor for s in p.slope))

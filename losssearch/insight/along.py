@@ -1,7 +1,7 @@
 """What are value, slope and curvature of a loss along a line of its space?
 
 The slope is the derivative by x of what the loss teaches: what is detached counts as fixed, as in training.
-At a kink the slope jumps, and the curvature is that of the side that torch picks.
+At a kink the slope is the one that torch takes, between those of both sides.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def along(program: Program, line: Line, x: Sequence[float]) -> Profile:
 
 
 def positions(line: Line, count: int) -> list[float]:
-    """Even ones; a kink at a round number would be a point between its two sides."""
-    return [line.low + (line.high - line.low) * i / (count - 1) + 1e-9 for i in range(count)]
+    """Even ones, both ends included."""
+    return [line.low + (line.high - line.low) * i / (count - 1) for i in range(count)]
 
 
 def batches(line: Line, signature: Signature, x: Tensor) -> dict[str, Tensor]:

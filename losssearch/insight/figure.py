@@ -71,7 +71,9 @@ def write_title(insight: Insight, figure: Figure, height_in: float) -> float:
     known = loss.candidate.name
     values = ", ".join(f"{name} = {value:.4g}" for name, value in loss.program.constant_values.items())
     title = plain(known or loss.reference) if known or loss.reference != loss.formula else "A formula"
-    formula = textwrap.wrap(loss.formula, 92)[:3]
+    formula = textwrap.wrap(loss.formula, 92)
+    if len(formula) > 3:
+        formula = [*formula[:2], f"{formula[2]} …"]
     if values and "=" not in title:
         if len(title) + len(values) < 48:
             title += f"   {values}"

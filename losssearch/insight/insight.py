@@ -65,7 +65,7 @@ class Insight:
         found, columns = {}, ("x", "value", "gradient", "curvature")
         for name, line in self.lines.items():
             p = along(self.loss.program, line, positions(line, ROWS))
-            rows = zip([round(x, 6) for x in p.x], p.value, p.slope, p.curvature, strict=True)
+            rows = zip(p.x, p.value, p.slope, p.curvature, strict=True)
             found[name] = [dict(zip(columns, row, strict=True)) for row in rows]
         return found
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from losssearch.insight.insight import Insight
 
 ROW_IN, TITLE_IN = 2.75, 0.9  # height of a row, and of what stands above the first
+ASIDE = 1e-9  # of round numbers, where a kink would draw a point between its two sides
 QUANTITIES: tuple[tuple[str, str, Callable[[Profile], Sequence[float]]], ...] = (
     ("Value", "of the batch, from its lowest", from_lowest),
     ("Gradient", "by x", lambda p: p.slope),
@@ -41,8 +42,9 @@ def rows(insight: Insight) -> Figure:
         left=0.075, right=0.98, bottom=0.55 / height, top=top, hspace=1.35 / (ROW_IN - 1.35), wspace=0.28
     )
     for line, row in zip(lines, panels, strict=True):
+        x = [at + ASIDE for at in positions(line, POINTS)]
         curves = [
-            (name_in(insight, i), colour_of(insight, i), along(each.program, line, positions(line, POINTS)))
+            (name_in(insight, i), colour_of(insight, i), along(each.program, line, x))
             for i, each in enumerate(insight.shown)
             if lines_of(each.program, {"": line})
         ]
