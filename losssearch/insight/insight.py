@@ -10,8 +10,9 @@ the slopes themselves. A tenth of a second a loss, and a second to load torch th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,19 @@ class Insight:
 
     @cached_property
     def tables(self) -> dict[str, list[dict[str, float]]]:
-        """The loss at some points of each line: x, value, gradient, curvature."""
-        found, columns = {}, ("x", "value", "gradient", "curvature")
+        """As `table`, along each line; ratios are nan where the reference reads nothing that moves."""
+        found = {}
         for name, line in self.lines.items():
-            p = along(self.loss.program, line, positions(line, ROWS))
-            rows = zip(p.x, p.value, p.slope, p.curvature, strict=True)
-            found[name] = [dict(zip(columns, row, strict=True)) for row in rows]
+            x = positions(line, ROWS)
+            own, base = (along(each.program, line, x) for each in (self.loss, self.reference))
+            if not lines_of(self.reference.program, {name: line}):
+                base = replace(base, value=(math.nan,) * ROWS)
+            columns = {"x": own.x, "value": own.value, "gradient": own.slope, "curvature": own.curvature}
+            columns["value_ratio"] = ratio(own.value, base.value)
+            columns["gradient_ratio"] = ratio(own.slope, base.slope)
+            found[name] = [
+                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+            ]
         return found
 
     @cached_property
@@ -99,7 +107,7 @@ class Insight:
             "value_ratio": ratio(own.value, base.value),
             "gradient_ratio": ratio(own.slope, base.slope),
         }
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return _rows(columns)
 
     @cached_property
     def weights(self) -> dict[str, dict[str, Any]]:
@@ -170,6 +178,10 @@ class Insight:
         from losssearch.insight.text import as_text
 
         return as_text(self)
+
+
+def _rows(columns: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def look(loss: Discovered, others: Sequence[Discovered] = (), reference: Discovered | None = None) -> Insight:

@@ -91,12 +91,16 @@ def along_the_line(insight: Insight) -> str:
 
 
 def along_lines(insight: Insight) -> list[str]:
-    """Value, gradient and curvature at some points of each line."""
+    """Value, gradient, curvature and ratios at some points of each line."""
+    from losssearch.insight.insight import name_of
+
+    head = ["x", "value", "gradient", "curvature", "value ratio", "gradient ratio"]
+    base = name_of(insight.reference)
     blocks = []
     for name, line in insight.lines.items():
         rows = [[f"{row['x']:.3g}", *map(_short, list(row.values())[1:])] for row in insight.tables[name]]
-        title = textwrap.wrap(f"{line.title}. x: {line.x}.", WIDTH)
-        blocks.append("\n".join([*title, _grid(["x", "value", "gradient", "curvature"], rows)]))
+        title = textwrap.wrap(f"{line.title}. x: {line.x}. Ratios are to {base}.", WIDTH)
+        blocks.append("\n".join([*title, _grid(head, rows)]))
     return blocks
 
 

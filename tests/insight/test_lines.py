@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -50,6 +51,17 @@ def test_known_places_along_the_lines() -> None:
     for name, slope in (("gan_minimax", -0.0025), ("gan_non_saturating", -0.9975)):  # Goodfellow's remark
         bad = along(gan.loss(name).program, gan.lines["maker"], [-6.0])
         assert bad.slope[0] == pytest.approx(slope, abs=1e-4)
+
+
+def test_ratios_are_to_the_reference_where_it_reads_what_moves(explain) -> None:
+    tables = explain("boxes/giou").tables
+    apart, near = tables["shift"][1], tables["shift"][3]
+    assert apart["value_ratio"] == pytest.approx(1.2)
+    assert math.isnan(apart["gradient_ratio"])  # IoU is flat there
+    assert near["gradient_ratio"] == pytest.approx(1.0)
+    [row, *_] = explain("total_variation").tables["pixel"]  # which `perceptual` does not read
+    assert math.isnan(row["value_ratio"])
+    assert row["value"] > 0
 
 
 def test_curvature_is_the_slope_of_the_slope() -> None:
