@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dashboards.charts import Chart, Line, Point, chart
 from losssearch.execution.reference import evaluate, loss_gradient
-from losssearch.insight.along import along, lines_of, positions
+from losssearch.insight.along import ASIDE, along, lines_of, positions
 from losssearch.language.program import Program
 from losssearch.language.signature import Input, Role, Signature
 from losssearch.lines import Line as Moving
@@ -80,9 +80,8 @@ def charts(program: Program, space: Space, scale: float | None) -> list[Chart]:
     if scale is None or not _is_good(scale):
         scale = gradient_scale(program, space)
     if space.task not in WALKS:
-        return [
-            c for line in lines_of(program, space.lines).values() for c in _along(program, space, scale, line)
-        ]
+        ways = lines_of(program, space.lines).values()
+        return [c for line in ways for c in _along(program, space, scale, line)]
     if space.signature.predictions[0] not in program.inputs:
         return []
     own = _own(program, space, scale)
@@ -136,7 +135,7 @@ def _along(program: Program, space: Space, scale: float, line: Moving) -> list[C
 
 
 def _at(program: Program, line: Moving, scale: float) -> Trace:
-    p = along(program, line, [x + 1e-9 for x in positions(line, POINTS)])  # beside kinks at round numbers
+    p = along(program, line, positions(line, POINTS, ASIDE))
     lowest = min((v for v in p.value if math.isfinite(v)), default=0.0)
     factor = scale if _is_good(scale) else 1.0
     return Trace(p.x, tuple((v - lowest) * factor for v in p.value), tuple(s * factor for s in p.slope))

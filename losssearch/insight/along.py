@@ -19,6 +19,8 @@ from losssearch.language.program import Program
 from losssearch.language.signature import Signature
 from losssearch.lines import Line, Nest, X
 
+ASIDE = 1e-9  # for curves: a kink at a round number would draw a point between its two sides
+
 
 def lines_of(program: Program, lines: Mapping[str, Line]) -> dict[str, Line]:
     """Those that move something a loss reads."""
@@ -38,9 +40,9 @@ def along(program: Program, line: Line, x: Sequence[float]) -> Profile:
     return Profile(tuple(x), numbers(value), numbers(slope), numbers(bent))
 
 
-def positions(line: Line, count: int) -> list[float]:
-    """Even ones, both ends included."""
-    return [line.low + (line.high - line.low) * i / (count - 1) for i in range(count)]
+def positions(line: Line, count: int, aside: float = 0.0) -> list[float]:
+    """Even ones, both ends included; `aside` moves all, such as beside the kinks at round numbers."""
+    return [line.low + (line.high - line.low) * i / (count - 1) + aside for i in range(count)]
 
 
 def batches(line: Line, signature: Signature, x: Tensor) -> dict[str, Tensor]:

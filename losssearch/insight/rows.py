@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from losssearch.insight.along import along, lines_of, positions
+from losssearch.insight.along import ASIDE, along, lines_of, positions
 from losssearch.insight.figure import POINTS, colour_of, empty, from_lowest, label, name_in, write_title
 from losssearch.insight.panels import draw_curves
 from losssearch.insight.profile import Profile
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from losssearch.insight.insight import Insight
 
 ROW_IN, TITLE_IN = 2.75, 0.9  # height of a row, and of what stands above the first
-ASIDE = 1e-9  # of round numbers, where a kink would draw a point between its two sides
 QUANTITIES: tuple[tuple[str, str, Callable[[Profile], Sequence[float]]], ...] = (
     ("Value", "of the batch, from its lowest", from_lowest),
     ("Gradient", "by x", lambda p: p.slope),
@@ -42,7 +41,7 @@ def rows(insight: Insight) -> Figure:
         left=0.075, right=0.98, bottom=0.55 / height, top=top, hspace=1.35 / (ROW_IN - 1.35), wspace=0.28
     )
     for line, row in zip(lines, panels, strict=True):
-        x = [at + ASIDE for at in positions(line, POINTS)]
+        x = positions(line, POINTS, ASIDE)
         curves = [
             (name_in(insight, i), colour_of(insight, i), along(each.program, line, x))
             for i, each in enumerate(insight.shown)
