@@ -38,7 +38,8 @@ class NamedLoss(Named):
     A call gives one number, shape (). It takes every input that the formula reads (`inputs` says them,
     predictions first, with their axes), but for `progress`, which `set_progress` moves. Axes of one name
     have one size in a call, and so have copies of an axis. Half precision is computed and returned in
-    float32; masks may be booleans or numbers. Nothing is broadcast.
+    float32; masks may be booleans or numbers. Where a mask says that nothing is there, nan and inf count as 0
+    (`there`). Nothing is broadcast.
 
     Raises:
         UsageError: An argument does not fit.
