@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,8 @@ def serving(url: str, **options: Any) -> Iterator[Site]:
         try:
             yield Site(listening.getsockname()[1])
         finally:
-            server.trigger.pull_trigger(server.close)
+            with suppress(OSError):  # the loop may close the server, and its pipe, before the write
+                server.trigger.pull_trigger(server.close)
             thread.join(timeout=20)
             server.task_dispatcher.shutdown()
 
