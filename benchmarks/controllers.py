@@ -155,6 +155,10 @@ def audited(
         for first in range(0, len(keys), BATCH):
             some = keys[first : first + BATCH]
             errors = audit.errors([fresh[key] for key in some])
+            if not any(map(math.isfinite, errors)):
+                raise RuntimeError(
+                    f"{task.proxy}: none of {len(some)} losses could be trained: not kept."
+                )
             for key, error in zip(some, errors, strict=True):
                 found[key] = error
                 row = {"task": task.proxy, "key": key, "formula": fresh[key].text, "audit": settings}
