@@ -156,9 +156,7 @@ def audited(
             some = keys[first : first + BATCH]
             errors = audit.errors([fresh[key] for key in some])
             if not any(map(math.isfinite, errors)):
-                raise RuntimeError(
-                    f"{task.proxy}: none of {len(some)} losses could be trained: not kept."
-                )
+                raise RuntimeError(f"{task.proxy}: none of {len(some)} losses could be trained: not kept.")
             for key, error in zip(some, errors, strict=True):
                 found[key] = error
                 row = {"task": task.proxy, "key": key, "formula": fresh[key].text, "audit": settings}

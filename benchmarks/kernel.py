@@ -23,6 +23,7 @@ from torch import Tensor
 
 from benchmarks.population import random_losses
 from losssearch.execution.kernel.assembly import Layout
+from losssearch.execution.kernel.bound import Bound
 from losssearch.execution.kernel.tape import Tape
 from losssearch.execution.module import module_for
 from losssearch.language.canonical import canonical
@@ -82,7 +83,7 @@ def main(samples: int = 128, pairs: int = 5) -> None:
     for name, (programs, losses) in contenders().items():
         both = [_value_and_slope(p) for p in programs]
         tape = Tape(both, [(), ("n", "c")], layout)
-        bound = tape.bind(np.arange(ROWS) % len(both))
+        bound = Bound(tape, np.arange(ROWS) % len(both))
         one_hot = torch.eye(CLASSES)[target]
         inputs = {
             "logits": np.repeat(logits.T.contiguous().numpy()[None], ROWS, 0),

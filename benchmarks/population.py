@@ -4,8 +4,10 @@ The task: random multiclass losses of about twenty nodes, each trained on digits
 MLP 64-64-10, 200 batches of 128, SGD with momentum, two splits and two learning rates a loss. One thread
 each, in turn (A B A B ...), medians and spread of the ratios. The peer is a plain PyTorch loop over the same
 module that a user gets from `module()`. Errors of both must agree: the same data, batches and first weights.
+On a GPU both run there, and the time holds everything, from formulas to errors.
 
-    python -m benchmarks.population [losses] [pairs]
+    python -m benchmarks.population [losses] [pairs] [device]
+    python -m benchmarks.population 2048 5 cuda
 """
 
 from __future__ import annotations
@@ -48,32 +50,32 @@ def random_losses(count: int) -> list[Program]:
     return found[:count]
 
 
-def stacked(proxy: Proxy, losses: list[Program], runs: list[Run]) -> list[float]:
+def stacked(proxy: Proxy, losses: list[Program], runs: list[Run], device: str) -> list[float]:
     """All at once."""
     space = load_space("multiclass")
     gradients = [loss_gradient(p, "logits", gradient_scale(p, space)) for p in losses]
-    return [r.metric if r.metric is not None else float("nan") for r in proxy.train(gradients, runs)]
+    return [r.metric if r.metric is not None else float("nan") for r in proxy.train(gradients, runs, device)]
 
 
-def looped(proxy: Proxy, losses: list[Program], runs: list[Run]) -> list[float]:
+def looped(proxy: Proxy, losses: list[Program], runs: list[Run], device: str) -> list[float]:
     """One after the other, as one would write it."""
     space, errors = load_space("multiclass"), []
     for run in runs:
         program = losses[run.loss]
         scale = gradient_scale(program, space)
         split, setting = proxy.split(run.split), proxy.setting()
-        x, y = (torch.as_tensor(a) for a in split.train)
+        x, y = (torch.as_tensor(a, device=device) for a in split.train)
         classes = y.argmax(1)
         counts = torch.as_tensor(split.provided["count"])
         given = {"prior": torch.as_tensor(split.provided["prior"]), "count": counts}
         provided = {k: v for k, v in given.items() if k in program.inputs}
-        loss = module_for(program, "multiclass", scale=scale, provided=provided)
-        model = _model(split.seed)
+        loss = module_for(program, "multiclass", scale=scale, provided=provided).to(device)
+        model = _model(split.seed).to(device)
         optimiser = torch.optim.SGD(model.parameters(), run.rate, setting.momentum, weight_decay=run.decay)
         order = torch.Generator().manual_seed(split.seed + 1)
         steps = len(x) // setting.batch
         for epoch in range(EPOCHS):
-            rows = torch.randperm(len(x), generator=order)[: steps * setting.batch]
+            rows = torch.randperm(len(x), generator=order)[: steps * setting.batch].to(device)
             for k, batch in enumerate(rows.split(setting.batch)):
                 if "progress" in program.inputs:
                     loss.set_progress((epoch * steps + k) / (EPOCHS * steps))
@@ -81,7 +83,7 @@ def looped(proxy: Proxy, losses: list[Program], runs: list[Run]) -> list[float]:
                 loss(model(x[batch]), classes[batch]).backward()
                 optimiser.step()
         with torch.no_grad():
-            valid, truth = (torch.as_tensor(a) for a in split.valid)
+            valid, truth = (torch.as_tensor(a, device=device) for a in split.valid)
             errors.append(float((model(valid).argmax(1) != truth.argmax(1)).float().mean()))
     return errors
 
@@ -97,34 +99,37 @@ def _model(seed: int) -> nn.Module:
     return model
 
 
-def main(count: int = 64, pairs: int = 5) -> None:
+def main(count: int = 64, pairs: int = 5, device: str = "cpu") -> None:
     """Print the table and write it as JSON."""
     torch.set_num_threads(1)
     proxy, losses = load_proxy("digits-noisy"), random_losses(count)
     runs = [Run(i, s, r, 0.01, EPOCHS) for i in range(count) for s in (0, 1) for r in (0.04, 0.08)]
-    stacked(proxy, losses[:2], runs[:4])  # warm-up: data, kernels
-    looped(proxy, losses[:1], runs[:1])
+    few = runs[:: max(1, len(runs) // 16)]  # the loop is slow: some of the runs tell its rate
+    stacked(proxy, losses[:2], runs[:4], device)  # warm-up: data, kernels
+    looped(proxy, losses[:1], runs[:1], device)
     ratios, rows = [], []
     for _ in range(pairs):
         began = time.perf_counter()
-        mine = stacked(proxy, losses, runs)
+        mine = stacked(proxy, losses, runs, device)
         middle = time.perf_counter()
-        # The loop is slow: a quarter of the runs tells its rate.
-        theirs = looped(proxy, losses, runs[:: max(1, len(runs) // 16)])
+        theirs = looped(proxy, losses, few, device)
         end = time.perf_counter()
         a, b = len(runs) / (middle - began), len(theirs) / (end - middle)
-        ratios.append(a / b)
-        rows.append({"stacked_per_second": a, "looped_per_second": b, "ratio": a / b})
         same = mine[:: max(1, len(runs) // 16)]
         gaps = [abs(x - y) for x, y in zip(same, theirs, strict=True) if x == x and y == y]
+        ratios.append(a / b)
+        rows.append({"stacked_per_second": a, "looped_per_second": b, "ratio": a / b})
         print(
             f"stacked {a:6.1f}/s   looped {b:6.1f}/s   ratio {a / b:5.1f}   "
-            f"median gap of errors {statistics.median(gaps):.4f}"
+            f"median gap of errors {statistics.median(gaps):.4f}",
+            flush=True,
         )
     print(f"ratio: median {statistics.median(ratios):.1f}, {min(ratios):.1f} to {max(ratios):.1f}")
+    name = "population.json" if device == "cpu" else "population-gpu.json"
+    about = {} if device == "cpu" else {"device": torch.cuda.get_device_name(device)}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "population.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (RESULTS / name).write_text(json.dumps({**about, "losses": count, "pairs": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:3]))
+    main(*(int(argument) for argument in sys.argv[1:3]), *sys.argv[3:4])

@@ -52,7 +52,7 @@ def run(
     name: Annotated[str, typer.Option(help="Of the search; the same name goes on.")] = "search",
     seed: Annotated[int, typer.Option(help="Of the controller.")] = 0,
     workers: Annotated[
-        str, typer.Option(help="inline, processes, processes:4, ray, ray:ADDRESS.")
+        str, typer.Option(help="inline, processes, processes:4, gpu, ray, ray:ADDRESS.")
     ] = "processes",
     deadline: Annotated[str, typer.Option(help="Time that one training may take.")] = "60s",
     tuner: Annotated[

@@ -136,11 +136,11 @@ class Evaluator:
 
     def _chunks(self, contenders: Sequence[Contender]) -> list[list[Contender]]:
         """What makes one job each; where jobs are short, the runs of one loss are dealt to several."""
-        most = self.runs_a_job
+        most = self.runs_a_job * self.pool.appetite
         if self.job_s is not None and self._in_short_jobs:
             dearest = max((self._cost(run) for c in contenders for run in c.runs), default=0.0)
             most = max(1, min(most, int(self.job_s / max(dearest, 1e-9))))
-        if most < self.runs_a_job:
+        if most < self.runs_a_job:  # in short jobs
             contenders = [
                 replace(c, runs=c.runs[start : start + most])
                 for c in contenders
@@ -201,7 +201,7 @@ class Evaluator:
                 ],
                 "runs": [_plain(run) | {"loss": i} for i, run in runs],
             },
-            deadline_s=self.deadline_s * max(1, len(runs)),
+            deadline_s=self.deadline_s * max(1, len(runs) / self.pool.appetite),
         )
 
     def _take(

@@ -39,7 +39,7 @@ class Search(Spec):
         storage: Database URL.
         name: Of the search, in the database; run again under the same name to go on.
         seed: Of all randomness of the controller.
-        workers: "inline", "processes", "processes:4", "ray", "ray:ADDRESS".
+        workers: "inline", "processes", "processes:4", "gpu", "ray", "ray:ADDRESS".
         deadline_s: Seconds that one training may take before its worker is replaced.
         tuner: Sampler of Optuna that sets the finalists' constants: "tpe", "gp", "cmaes", "random";
             "gradient" first follows the slope of the validation risk through training.

@@ -1,9 +1,9 @@
 """How good are many losses, each trained on several splits and at several rates?
 
-Trains all runs of a call at once, in blocks of stacked models. Runs that share a split share
-batches and initial weights whatever their loss, so that differences between losses are not drowned
-in luck. A loss is only its gradient: its value is never read. A run that diverges keeps its slot,
-full of nan, and disturbs no neighbour.
+Trains all runs of a call at once, in blocks of stacked models, on the CPU or a GPU. Runs that share a
+split share batches and initial weights whatever their loss, so that differences between losses are not
+drowned in luck. A loss is only its gradient: its value is never read. A run that diverges keeps its
+slot, full of nan, and disturbs no neighbour.
 
 What a training costs, and how far that is from what the machine could do, is in `docs/performance.md`.
 """
@@ -11,12 +11,13 @@ What a training costs, and how far that is from what the machine could do, is in
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from losssearch.errors import ProxyError
+from losssearch.execution.card import in_memory, models_that_fit, recorded
 from losssearch.execution.kernel.assembly import Layout
 from losssearch.execution.plan import (
     MLP,
@@ -31,7 +32,7 @@ from losssearch.execution.slopes import Batch, Slots, who_answers
 from losssearch.execution.stacked import Learners, StackedMLP, StackedModules
 from losssearch.outcomes import Outcome
 
-#: Models trained side by side. Fewer stay in the cache, more share a step's overhead.
+#: Models trained side by side on the CPU. Fewer stay in the cache, more share a step's overhead.
 BLOCK = 96
 
 
@@ -41,7 +42,7 @@ def train_population(
     runs: Sequence[Run],
     *,
     device: str = "cpu",
-    block: int = BLOCK,
+    block: int | None = None,
 ) -> list[RunResult]:
     """Trains every run and measures its error.
 
@@ -51,7 +52,8 @@ def train_population(
             scaled. It must neither keep nor write its inputs, which are buffers.
         runs: What to train; `run.loss` indexes `gradients`.
         device: Where the models live.
-        block: Greatest number of models trained side by side.
+        block: Greatest number of models trained side by side; None takes what suits the cache, or what fits
+            the GPU's memory.
 
     Returns:
         One result a run, in the order asked. A loss that raises or diverges is an outcome, not an
@@ -61,10 +63,15 @@ def train_population(
         ProxyError: An unknown condition, or splits of unequal sizes.
     """
     results: dict[int, RunResult] = {}
+    on = torch.device(device)
     for setting, group in _groups(proxy, runs):
-        for members in _blocks(group, runs, block):
-            trained = _Block(proxy, setting, gradients, [runs[i] for i in members], device).train()
-            results.update(zip(members, trained, strict=True))
+
+        def train(members: Sequence[int], setting: Setting = setting) -> list[RunResult]:
+            return _Block(proxy, setting, gradients, [runs[i] for i in members], on).train()
+
+        limit = block or (BLOCK if on.type == "cpu" else models_that_fit(proxy, setting, runs[group[0]], on))
+        for members in _blocks(group, runs, limit):
+            results.update(zip(members, in_memory(train, members), strict=True))
     return [results[i] for i in range(len(runs))]
 
 
@@ -107,11 +114,11 @@ class _Block:
         setting: Setting,
         gradients: Sequence[GradientFn],
         runs: Sequence[Run],
-        device: str,
+        device: torch.device,
     ) -> None:
         self._started = time.perf_counter()
         self.proxy, self.setting, self.gradients, self.runs = proxy, setting, gradients, runs
-        self.device = torch.device(device)
+        self.device = device
         first = runs[0]
         self.epochs = setting.epochs if first.epochs is None else first.epochs
         self.audit = first.stage == "audit"
@@ -192,33 +199,49 @@ class _Block:
         orders = [torch.Generator().manual_seed(split.seed + 1) for split in self.data]
         batch = min(self.setting.batch, x.shape[1])
         steps = x.shape[1] // batch
-        provided = self._provided()
         points: list[tuple[int, dict[str, Tensor]]] = []
+        rows = torch.empty(len(orders), steps * batch, dtype=torch.long, device=self.device)
+        train = self._epoch(learners, x, y, rows)
+        for epoch in range(self.epochs):
+            for order, own in zip(orders, rows, strict=True):
+                own.copy_(torch.randperm(x.shape[1], generator=order)[: steps * batch])
+            train()
+            last = epoch + 1 == self.epochs
+            if last or (epoch + 1) % self.setting.evaluate_every == 0:
+                points.append((epoch + 1, self._judge(learners, judges, last)))
+                finite = learners.finite().cpu()
+                for slots in self.slots:
+                    slots.alive = bool(finite[slots.start : slots.stop].any())
+        return self._results(points, learners.finite())
+
+    def _epoch(self, learners: Learners, x: Tensor, y: Tensor, rows: Tensor) -> Callable[[], None]:
+        """A function that trains on the samples that `rows`, (S, steps * batch), holds when it is called."""
         slots, splits = self.rate.shape
+        batch = min(self.setting.batch, x.shape[1])
+        steps = rows.shape[1] // batch
+        provided = self._provided()
         gradient = x.new_zeros(splits, slots, y.shape[-1], batch).permute(1, 0, 3, 2)
         xs, ys = x[:, : steps * batch].clone(), y[:, : steps * batch].clone()
         targets = ys.new_empty(steps, splits, y.shape[-1], batch)
-        for epoch in range(self.epochs):
-            for s, order in enumerate(orders):
-                rows = torch.randperm(x.shape[1], generator=order)[: steps * batch].to(x.device)
-                torch.index_select(x[s], 0, rows, out=xs[s])
-                torch.index_select(y[s], 0, rows, out=ys[s])
+        done = torch.zeros((), dtype=torch.float64, device=self.device)
+
+        def epoch() -> None:
+            for s in range(splits):
+                torch.index_select(x[s], 0, rows[s], out=xs[s])
+                torch.index_select(y[s], 0, rows[s], out=ys[s])
             targets.copy_(ys.view(splits, steps, batch, -1).permute(1, 0, 3, 2))
             for step in range(steps):
-                rows_now = slice(step * batch, (step + 1) * batch)
-                prediction = learners.forward(xs[:, rows_now])
-                progress = x.new_tensor((epoch * steps + step) / (self.epochs * steps))
+                prediction = learners.forward(xs[:, step * batch : (step + 1) * batch])
+                progress = (done / (self.epochs * steps)).to(x.dtype)
                 asked = Batch(prediction, targets[step], progress, provided, gradient)
                 for answer in self.answers:
                     answer(asked)
                 learners.learn(gradient)
-            last = epoch + 1 == self.epochs
-            if last or (epoch + 1) % self.setting.evaluate_every == 0:
-                points.append((epoch + 1, self._judge(learners, judges, last)))
-                finite = learners.finite()
-                for own in self.slots:
-                    own.alive = bool(finite[own.start : own.stop].any())
-        return self._results(points, learners.finite())
+                done.add_(1)
+
+        if learners.repeats and all(answer.repeats for answer in self.answers):
+            return recorded(epoch, self.device)
+        return epoch
 
     def _provided(self) -> dict[str, Tensor]:
         """`prior`, `count`, ... with a leading split dimension."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from losssearch.execution.kernel.assembly import Layout
+from losssearch.execution.kernel.bound import Bound
 from losssearch.execution.kernel.tape import Tape
 from losssearch.execution.plan import GradientFn
 from losssearch.execution.reference import LossGradient
@@ -34,7 +35,7 @@ def on_rows(gradient: GradientFn, rows: int, samples: int) -> GradientFn:
     tape = Tape([loss.slope], [("n",)], Layout("n", "", {"n": samples}), "double", scaled=True)
     if tape.refused:
         return gradient
-    bound = tape.bind(np.zeros(rows, np.int64), scales=np.full(rows, loss.scale))
+    bound = Bound(tape, np.zeros(rows, np.int64), scales=np.full(rows, loss.scale))
 
     def run(inputs: Mapping[str, Tensor]) -> Tensor:
         given = {name: inputs[name] for name in tape.inputs}

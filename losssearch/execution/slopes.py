@@ -1,8 +1,8 @@
 """What do the losses of a block say about their predictions? Whoever answers fastest is asked.
 
-A loss is only its gradient. One that is a program goes into the kernel's table; what the kernel refuses
-(pairs of samples, sorting), and everything on a GPU, runs through torch, merged with its like; any other
-function is called as it is, and whatever it does, its neighbours go on.
+A loss is only its gradient. One that is a program goes into the kernel's table, here or on a GPU; what the
+kernel refuses (pairs of samples, sorting) runs through torch, merged with its like; any other function is
+called as it is, and whatever it does, its neighbours go on.
 """
 
 from __future__ import annotations
@@ -11,18 +11,25 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from losssearch.execution.bank import GradientBank, Plan
 from losssearch.execution.kernel.assembly import Layout
-from losssearch.execution.kernel.tape import Bound, Tape
+from losssearch.execution.kernel.bound import Bound
+from losssearch.execution.kernel.tape import Tape
 from losssearch.execution.plan import GradientFn
 from losssearch.execution.reference import LossGradient
 from losssearch.language.canonical import structure_key_of_canonical
 from losssearch.language.program import Program
+
+if TYPE_CHECKING:
+    from losssearch.execution.kernel.gpu import GpuBound
 
 _LOG = logging.getLogger(__name__)
 
@@ -67,7 +74,10 @@ class Slopes(ABC):
 
     Attributes:
         order: The losses, in the order in which their slots must stand.
+        repeats: Whether every call launches the same, so that a GPU can record it.
     """
+
+    repeats: ClassVar[bool] = True
 
     def __init__(self, losses: Mapping[int, GradientFn], prediction: str, scalar: bool) -> None:
         self.losses, self.prediction, self.scalar = losses, prediction, scalar
@@ -94,8 +104,8 @@ def who_answers(
     scalar = not layout.inner
     programs = {i: loss for i, loss in losses.items() if isinstance(loss, LossGradient)}
     found: list[Slopes] = []
-    if programs and device.type == "cpu":
-        kernel = KernelSlopes(programs, prediction, layout)
+    if programs and (kind := _kernel_on(device)):
+        kernel = kind(programs, prediction, layout)
         if kernel.order:
             found.append(kernel)
         programs = {i: programs[i] for i in programs if i not in set(kernel.order)}
@@ -105,6 +115,26 @@ def who_answers(
     if others:
         found.append(FunctionSlopes(others, prediction, scalar))
     return found
+
+
+def _kernel_on(device: torch.device) -> type[KernelSlopes] | None:
+    """Who runs the kernel there; None where it does not run."""
+    if device.type == "cpu":
+        return HereSlopes
+    if why := why_no_kernel(device):
+        _LOG.warning("on %s the losses run through torch: %s", device, why)
+        return None
+    return GpuSlopes
+
+
+@cache
+def why_no_kernel(device: torch.device) -> str:
+    """Why the kernel does not run on this kind of device, or an empty text."""
+    if device.type != "cuda":
+        return f"the kernel has no code for {device.type!r}"
+    from losssearch.execution.kernel.gpu import usable
+
+    return usable()
 
 
 class KernelSlopes(Slopes):
@@ -129,44 +159,76 @@ class KernelSlopes(Slopes):
                 "%d of %d losses run on the reference: %s", len(losses) - len(kept), len(losses), refused
             )
         super().__init__(kept, prediction, not layout.inner)
-        self._bound: Bound | None = None
-        self._width = 0  # slots of the whole block
 
-    def _bind(self, splits: int) -> Bound:
+    def _rows(self, splits: int, first: int, width: int) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """The program of each row, and what else a binding asks.
+
+        Args:
+            first, width: The slot of a grid at which it begins, and how many it holds.
+        """
         rows = [
-            (slots, s, k)
+            (self.losses[slots.loss], self._program[slots.loss], s, s * width + k - first)
             for slots in self.slots
             for s in range(splits)
             for k in range(slots.start, slots.stop)
         ]
-        total = self._width
-        losses = [self.losses[slots.loss] for slots, _, _ in rows]
-        split = np.array([s for _, s, _ in rows])
-        place = np.array([s * total + k for _, s, k in rows])
+        losses = [loss for loss, _, _, _ in rows if isinstance(loss, LossGradient)]
+        split, place = (np.array([row[i] for row in rows]) for i in (2, 3))
         shared = [name for name in self._tape.inputs if name != self.prediction]
-        return self._tape.bind(
-            np.array([self._program[slots.loss] for slots, _, _ in rows]),
-            which={self.prediction: place, **dict.fromkeys(shared, split)},
-            into=place,
-            constants=[loss.program.constant_values for loss in losses if isinstance(loss, LossGradient)],
-            scales=np.array([loss.scale for loss in losses if isinstance(loss, LossGradient)]),
-        )
+        return np.array([row[1] for row in rows]), {
+            "which": {self.prediction: place, **dict.fromkeys(shared, split)},
+            "into": place,
+            "constants": [loss.program.constant_values for loss in losses],
+            "scales": np.array([loss.scale for loss in losses]),
+        }
 
-    def __call__(self, batch: Batch) -> None:
-        self._width, splits = batch.prediction.shape[:2]
-        if self._bound is None:
-            self._bound = self._bind(splits)
-        inputs = dict(batch.provided)
-        inputs["target"] = batch.target.squeeze(1) if self.scalar else batch.target
-        inputs["progress"] = batch.progress.reshape(1)
-        inputs[self.prediction] = self._rows(batch.prediction)
-        arrays = {name: inputs[name].numpy() for name in self._tape.inputs}
-        self._bound.run(arrays, [self._rows(batch.gradient).numpy()])
+    def _inputs(self, batch: Batch, prediction: Tensor) -> dict[str, Tensor]:
+        """As they lie in memory, samples last."""
+        given = {
+            **batch.provided,
+            "target": batch.target.squeeze(1) if self.scalar else batch.target,
+            "progress": batch.progress.reshape(1),
+            self.prediction: self._flat(prediction),
+        }
+        return {name: given[name] for name in self._tape.inputs}
 
-    def _rows(self, grid: Tensor) -> Tensor:
-        """(K, S, n, c) seen as it lies in memory: (S * K, c, n)."""
+    def _flat(self, grid: Tensor) -> Tensor:
+        """(K, S, n, c) seen as (S * K, c, n)."""
         rows = grid.permute(1, 0, 3, 2).flatten(0, 1)
         return rows.squeeze(1) if self.scalar else rows
+
+
+class HereSlopes(KernelSlopes):
+    """On the CPU, in place: neither predictions nor gradients are copied."""
+
+    _bound: Bound | None = None
+
+    def __call__(self, batch: Batch) -> None:
+        if self._bound is None:
+            width, splits = batch.prediction.shape[:2]
+            programs, rows = self._rows(splits, 0, width)
+            self._bound = Bound(self._tape, programs, **rows)
+        inputs = self._inputs(batch, batch.prediction)
+        arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
+        self._bound.run(arrays, [self._flat(batch.gradient).numpy()])
+
+
+class GpuSlopes(KernelSlopes):
+    """On a GPU, in memory of the kernel's own."""
+
+    _bound: GpuBound | None = None
+
+    def __call__(self, batch: Batch) -> None:
+        prediction, gradient = self.mine(batch.prediction), self.mine(batch.gradient)
+        width, splits = prediction.shape[:2]
+        if self._bound is None:
+            from losssearch.execution.kernel.gpu import GpuBound
+
+            programs, rows = self._rows(splits, self.slots[0].start, width)
+            self._bound = GpuBound(self._tape, programs, device=prediction.device, **rows)
+        [found] = self._bound.run(self._inputs(batch, prediction))
+        found = found.unsqueeze(1) if self.scalar else found
+        gradient.copy_(found.unflatten(0, (splits, width)).permute(1, 0, 3, 2))
 
 
 class BankSlopes(Slopes):
@@ -192,6 +254,8 @@ class BankSlopes(Slopes):
 
 class FunctionSlopes(Slopes):
     """Any functions, one call each; one that raises or answers nonsense fails alone."""
+
+    repeats = False
 
     def __call__(self, batch: Batch) -> None:
         for slots in self.slots:

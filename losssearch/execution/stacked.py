@@ -33,7 +33,13 @@ _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8
 
 
 class Learners(ABC):
-    """K x S models with one optimiser; K slots share the batches of each of S splits."""
+    """K x S models with one optimiser; K slots share the batches of each of S splits.
+
+    Attributes:
+        repeats: Whether every step launches the same, so that a GPU can record it.
+    """
+
+    repeats = False
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -126,6 +132,7 @@ class StackedMLP(Learners):
     ) -> None:
         self.slots, self.splits, self.outputs = rate.shape[0], rate.shape[1], outputs
         self._adam, self._momentum, self._steps = setting.optimiser == "adam", setting.momentum, 0
+        self.repeats = not self._adam  # whose corrections change from step to step
         rate, decay = rate.T.contiguous(), decay.T.contiguous()  # stored split by split: (S, K)
         starts = [initial_weights(model, features, outputs, seed) for seed in seeds]
         self._weights: list[_Parameter] = []

@@ -45,7 +45,13 @@ class Answer:
 
 
 class Pool(ABC):
-    """Workers that answer jobs. Use it from one thread, and in a `with` block."""
+    """Workers that answer jobs. Use it from one thread, and in a `with` block.
+
+    Attributes:
+        appetite: How many times the trainings of one core a worker does in the same time, about.
+    """
+
+    appetite: int = 1
 
     @property
     @abstractmethod

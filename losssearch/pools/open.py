@@ -1,7 +1,7 @@
 """Which pool does a word on the command line mean?
 
-`inline`, `processes`, `processes:4`, `ray`, `ray:4`, `ray:ADDRESS`. The first two are ours; the
-others are found as entry points of the group `losssearch.pools`, so that Ray is loaded by nobody
+`inline`, `processes`, `processes:4`, `gpu`, `gpu:2`, `ray`, `ray:4`, `ray:ADDRESS`. Those of one machine are
+ours; the others are found as entry points of the group `losssearch.pools`, so that Ray is loaded by nobody
 who does not ask for it. The object behind an entry point is called with `address=` or `size=`,
 whichever follows the colon, and `tasks=`.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 from losssearch.errors import PoolError, UsageError
 from losssearch.pools.base import Pool
+from losssearch.pools.gpus import GpuPool
 from losssearch.pools.inline import InlinePool
 from losssearch.pools.processes import ProcessPool
 
@@ -39,11 +40,15 @@ def open_pool(spec: str, *, tasks: Mapping[str, str] | None = None) -> Pool:
         return InlinePool(tasks=tasks)
     if name == "processes" and (size is not None or not argument):
         return ProcessPool(size, tasks=tasks)
-    if name in ("inline", "processes"):
-        raise UsageError(f"Write 'inline', 'processes' or 'processes:4' for the pool, not {spec!r}.")
+    if name == "gpu" and (size is not None or not argument):
+        return GpuPool(size, tasks=tasks)
+    if name in ("inline", "processes", "gpu"):
+        raise UsageError(
+            f"Write 'inline', 'processes', 'processes:4', 'gpu' or 'gpu:2' for the pool, not {spec!r}."
+        )
     others = {point.name: point for point in entry_points(group=GROUP)}
     if name not in others:
-        names = ", ".join(["inline", "processes", "processes:4", *sorted(others)])
+        names = ", ".join(["inline", "processes", "processes:4", "gpu", *sorted(others)])
         raise UsageError(f"No pool is called {spec!r}. There are: {names}.")
     options: dict[str, Any] = {"tasks": tasks}
     if argument:

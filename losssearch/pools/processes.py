@@ -106,10 +106,17 @@ class Guard:
 
 
 class ProcessHand(Hand):
-    """One local process and its three pipes."""
+    """One local process and its three pipes.
 
-    def __init__(self, tasks: Mapping[str, str] | None, guard: Guard) -> None:
+    Args:
+        environment: What it finds in its environment beside ours.
+    """
+
+    def __init__(
+        self, tasks: Mapping[str, str] | None, guard: Guard, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._tasks, self._guard = tasks, guard
+        self._environment = ONE_THREAD | dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._tail = b""
@@ -124,7 +131,7 @@ class ProcessHand(Hand):
             stderr=pipe,
             bufsize=0,
             start_new_session=True,
-            env=os.environ | ONE_THREAD,
+            env=os.environ | self._environment,
         )
         with self._lock:
             self._process = process

@@ -36,6 +36,9 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 INSIDE = "LOSSSEARCH_WORKER"
 """Set in a worker's environment: a user's file that is loaded there must not start a search of its own."""
 
+DEVICE = "LOSSSEARCH_DEVICE"
+"""Set in a worker's environment: where it trains populations; the CPU where it is missing."""
+
 READY = b"ready\n"
 
 

@@ -224,13 +224,15 @@ class Proxy:
             del content["normaliser"]  # the structured trainer needs none
         return Protocol(json.dumps(content, sort_keys=True))
 
-    def train(self, losses: Sequence[Any], runs: Sequence[Run]) -> list[RunResult]:
+    def train(self, losses: Sequence[Any], runs: Sequence[Run], device: str = "cpu") -> list[RunResult]:
         """Trains every run; what a worker calls.
 
         Args:
             losses: One scaled gradient function a loss (`takes == "gradient"`), one `Slopes`
                 (`"slopes"`) or one loss module (`"module"`).
             runs: What to train; `run.loss` indexes `losses`.
+            device: Where populations are trained. Structured tasks train on the CPU, and a black box where
+                it likes.
 
         Returns:
             One result a run, in order.
@@ -244,7 +246,7 @@ class Proxy:
         from losssearch.execution.population import train_population
 
         gradients: Sequence[GradientFn] = losses
-        return train_population(self, gradients, runs)
+        return train_population(self, gradients, runs, device=device)
 
     def runs(self, rung: int, losses: Sequence[int]) -> list[Run]:
         """All runs of rung number `rung` for these losses."""

@@ -6,6 +6,7 @@ parsed again here, by the same parser that reads what users write.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -14,6 +15,7 @@ from losssearch.execution.plan import GradientFn, Run
 from losssearch.execution.reference import loss_gradient
 from losssearch.language.formula import parse
 from losssearch.language.program import Constant, Program
+from losssearch.pools.worker import DEVICE
 from losssearch.proxies.base import Proxy
 from losssearch.proxies.registry import load_proxy
 from losssearch.proxies.structured import Slopes
@@ -32,7 +34,8 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     proxy = load_proxy(job["proxy"])
     runs = [Run.from_dict(run) for run in job["runs"]]
     losses = [_make(proxy, job["space"], *_plain(loss)) for loss in job["losses"]]
-    return {"runs": [result.to_dict() for result in proxy.train(losses, runs)]}
+    found = proxy.train(losses, runs, os.environ.get(DEVICE, "cpu"))
+    return {"runs": [result.to_dict() for result in found]}
 
 
 Constants = tuple[tuple[str, float, float, float], ...]

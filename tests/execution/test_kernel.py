@@ -14,6 +14,7 @@ from losssearch.controllers.registry import make_controller
 from losssearch.errors import UsageError
 from losssearch.execution.kernel import elementary
 from losssearch.execution.kernel.assembly import Layout
+from losssearch.execution.kernel.bound import Bound
 from losssearch.execution.kernel.tape import Tape
 from losssearch.execution.reference import Compiled, loss_gradient
 from losssearch.language.canonical import canonical
@@ -55,7 +56,7 @@ def ask(program, given_inputs, precision, layout=LAYOUT, axes=("n", "c")):
     tape = Tape([program], [axes], layout, precision)
     assert not tape.refused
     arrays = {n: rows_of(given_inputs[n], DTYPES[precision]) for n in tape.inputs}
-    [found] = tape.bind(np.zeros(1, int)).run(arrays)
+    [found] = Bound(tape, np.zeros(1, int)).run(arrays)
     return found[0].T
 
 
@@ -83,7 +84,7 @@ def test_an_elementwise_loop_equals_torch_beyond_its_guards_too(name, precision)
     layout = Layout("n", "", {"n": len(columns)})
     tape = Tape([program], [("n",)], layout, precision)
     arrays = {n: v.numpy()[None].copy() for n, v in names.items()}
-    [found] = tape.bind(np.zeros(1, int)).run(arrays)
+    [found] = Bound(tape, np.zeros(1, int)).run(arrays)
     wanted = Compiled(program, plain=False)({n: v[None] for n, v in names.items()})[0][0].to(torch_type)
     tolerance = 2e-6 if precision == "single" else 1e-12
     exact = Compiled(program, plain=False)({n: v.double()[None] for n, v in names.items()})[0][0].double()
@@ -140,7 +141,7 @@ def test_any_program_over_samples_and_classes_equals_torch(program, seed, scale)
     tape = Tape([slopes], [("n", "c") if n == "logits" else ("n",) for n in names], SMALL, "double")
     assume(not tape.refused)
     inputs = {n: torch.as_tensor(v) for n, v in hypothesis_inputs(seed, scale).items()}
-    found = tape.bind(np.zeros(1, int)).run({n: rows_of(inputs[n], np.float64) for n in tape.inputs})
+    found = Bound(tape, np.zeros(1, int)).run({n: rows_of(inputs[n], np.float64) for n in tape.inputs})
     wanted = Compiled(slopes, plain=False)(inputs)
     for mine, theirs, name, output in zip(found, wanted, names, slopes.outputs, strict=True):
         has = slopes.instructions[output].axes
@@ -183,7 +184,7 @@ def test_constants_and_scales_belong_to_a_row():
     tape = Tape([slope], [("n", "c")], LAYOUT, "double", scaled=True)
     inputs = batch(2.0)
     values, scales = [1.5, 2.0, 3.0], np.array([1.0, -2.0, 0.5])
-    bound = tape.bind(np.zeros(3, int), constants=[{name: v} for v in values], scales=scales)
+    bound = Bound(tape, np.zeros(3, int), constants=[{name: v} for v in values], scales=scales)
     [found] = bound.run({n: rows_of(inputs[n], np.float64) for n in tape.inputs})
     for row, value, scale in zip(found, values, scales, strict=True):
         z, t = inputs["logits"].numpy(), inputs["target"].numpy()
@@ -200,7 +201,7 @@ def test_rows_read_and_write_where_they_are_told():
     stacked["progress"] = rows_of(batches[0]["progress"], np.float64)
     program, data, into = np.array([0, 1, 1]), np.array([2, 0, 1]), np.array([1, 2, 0])
     which = dict.fromkeys(varied, data)
-    [found] = tape.bind(program, which=which, into=into).run(stacked)
+    [found] = Bound(tape, program, which=which, into=into).run(stacked)
     for k, d, r in zip(program, data, into, strict=True):
         assert np.array_equal(found[r].T, ask(programs_[k], batches[d], "double"))
 
@@ -208,7 +209,7 @@ def test_rows_read_and_write_where_they_are_told():
 def test_neighbours_and_threads_change_no_bit():
     slopes = [gradient(p, ("logits",)) for p in random_losses(12)]
     tape = Tape(slopes, [("n", "c")], LAYOUT)
-    bound = tape.bind(np.arange(12))
+    bound = Bound(tape, np.arange(12))
     inputs = {n: rows_of(v, np.float32) for n, v in batch(3.0).items()}
     healthy = bound.run(inputs)[0].copy()
     assert np.array_equal(bound.run(inputs, threads=2)[0], healthy)
@@ -220,7 +221,7 @@ def test_neighbours_and_threads_change_no_bit():
     assert np.isnan(sick[3]).any()
     for k in (0, 11):
         alone = Tape([slopes[k]], [("n", "c")], LAYOUT)
-        assert np.array_equal(alone.bind(np.zeros(1, int)).run(inputs)[0][0], healthy[k])
+        assert np.array_equal(Bound(alone, np.zeros(1, int)).run(inputs)[0][0], healthy[k])
 
 
 def test_what_the_kernel_cannot_run_is_refused_with_the_reason():
@@ -231,7 +232,7 @@ def test_what_the_kernel_cannot_run_is_refused_with_the_reason():
     assert list(tape.refused) == [0]
     assert "'m'" in tape.refused[0]
     with pytest.raises(UsageError, match="refused"):
-        tape.bind(np.zeros(1, int))
+        Bound(tape, np.zeros(1, int))
 
 
 @pytest.mark.parametrize(
@@ -251,7 +252,7 @@ def test_memory_that_does_not_fit_is_not_touched(change, message):
     changed = change(inputs["logits"])
     inputs = {**inputs, "logits": changed} if changed is not None else {"target": inputs["target"]}
     with pytest.raises(UsageError, match=message):
-        tape.bind(np.zeros(1, int)).run(inputs)
+        Bound(tape, np.zeros(1, int)).run(inputs)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from losssearch.__main__ import move_current_folder_last
-from losssearch.errors import UsageError
+from losssearch.errors import PoolError, UsageError
 from losssearch.pools.inline import InlinePool
 from losssearch.pools.open import open_pool
 from losssearch.pools.processes import ProcessPool
@@ -36,7 +37,7 @@ def test_an_unknown_pool_names_the_choices() -> None:
         open_pool("slurm")
 
 
-@pytest.mark.parametrize("spec", ["inline:2", "processes:many", "processes:-1"])
+@pytest.mark.parametrize("spec", ["inline:2", "processes:many", "processes:-1", "gpu:all"])
 def test_an_argument_that_does_not_fit_is_refused(spec: str) -> None:
     with pytest.raises(UsageError, match=f"not '{spec}'"):
         open_pool(spec)
@@ -45,6 +46,12 @@ def test_an_argument_that_does_not_fit_is_refused(spec: str) -> None:
 def test_a_size_of_zero_is_refused() -> None:
     with pytest.raises(UsageError, match="size=0"):
         open_pool("processes:0")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_the_pool_says_why() -> None:
+    with pytest.raises(PoolError, match=r"'gpu' needs 1 GPU, but torch .* (is a build for CPUs|sees none)"):
+        open_pool("gpu")
 
 
 def test_a_users_own_workers_folder_is_named_in_one_line_and_not_run(tmp_path: Path) -> None:

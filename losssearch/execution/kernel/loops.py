@@ -126,23 +126,29 @@ def address(opcode: str, precision: Precision) -> int:
 
 
 def _body(scalar: Callable[..., float] | None, precision: Precision) -> Any:
-    """A row's scalar function, made to take three arguments and, if asked, to compute in single precision.
-
-    Single precision means that its literals and the constants it names are single too, since one double
-    would make everything double, and that `math` stands for functions which the compiler vectorises.
-    """
+    """A row's scalar function, made to take three arguments and, if asked, to compute in single precision."""
     if scalar is None:
         raise ValueError("Only a primitive with a scalar function has a loop.")
-    code, names = scalar.__code__, dict(scalar.__globals__)
-    if precision == "single":
-        code = code.replace(co_consts=tuple(_single(c) for c in code.co_consts))
-        names = {name: _single(value) for name, value in names.items()} | {"math": elementary}
-    function = njit(fastmath={"contract"}, error_model="numpy")(FunctionType(code, names, scalar.__name__))
-    if code.co_argcount == 3:
+    ran = in_single(scalar, math=elementary) if precision == "single" else scalar
+    function = njit(fastmath={"contract"}, error_model="numpy")(ran)
+    count = scalar.__code__.co_argcount
+    if count == 3:
         return function
-    if code.co_argcount == 2:
+    if count == 2:
         return njit(lambda x, y, z: function(x, y))
     return njit(lambda x, y, z: function(x))
+
+
+def in_single(scalar: Callable[..., float], **others: Any) -> Callable[..., float]:
+    """A scalar function whose literals and constants are single, since one double makes everything double.
+
+    Args:
+        others: What names in it stand for instead; `math`, for example.
+    """
+    code = scalar.__code__
+    code = code.replace(co_consts=tuple(_single(c) for c in code.co_consts))
+    names = {name: _single(value) for name, value in scalar.__globals__.items()} | others
+    return FunctionType(code, names, scalar.__name__)
 
 
 def _single(value: Any) -> Any:

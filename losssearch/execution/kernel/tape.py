@@ -1,21 +1,18 @@
-"""What do K losses give on R rows? Value, gradient, whatever their programs compute, in one call.
+"""K programs as one instruction table, for one shape of data.
 
-A `Tape` holds programs as one instruction table for one shape of data; `bind` says which program runs on
-which row, on which rows of the inputs and with which constants; `run` does it. Samples lie innermost in
-memory: an input over (samples, classes) is given as (its rows, classes, samples).
+Knows no processor: the first column of the table numbers opcodes, operands are numbered places. `bound.py`
+runs it here, `gpu.py` on a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
-from losssearch.errors import UsageError
 from losssearch.execution.kernel.assembly import Assembler, Layout, Refused, Step
-from losssearch.execution.kernel.interpreter import Whole, run_rows
+from losssearch.execution.kernel.interpreter import LOOP, Whole
 from losssearch.execution.kernel.loops import DTYPES, Precision, address
 from losssearch.language.program import Program
 from losssearch.language.term import CONSTANT, INPUT, LITERAL
@@ -67,6 +64,8 @@ class Tape:
     Attributes:
         refused: Index of a program that the kernel cannot run -> why.
         inputs: Names of the inputs that some program reads.
+        opcodes: What the first column of `code` numbers, see `loops.address`.
+        code: Instructions, see `interpreter`; operands below `fixed` lie in the workspace.
     """
 
     def __init__(
@@ -86,6 +85,7 @@ class Tape:
         self._slots: list[list[int]] = [[] for _ in range(4)]  # by level: its workspace operands
         self._scratch = self.operands.reserve(max(layout.sizes.values()))
         self._code: list[list[int]] = []
+        self._numbers: dict[str, int] = {}
         self.spans = np.zeros((len(programs), 2), np.int64)
         for k, program in enumerate(programs):
             first = len(self._code)
@@ -94,10 +94,11 @@ class Tape:
             except Refused as reason:
                 self.refused[k] = str(reason)
             self.spans[k] = first, len(self._code)
-        fixed = len(self.operands.offsets)
+        self.fixed = len(self.operands.offsets)
         self.code = np.array(self._code, np.int64).reshape(-1, 10)
         places = self.code[:, 1:5]
-        places[places < 0] = fixed - 1 - places[places < 0]
+        places[places < 0] = self.fixed - 1 - places[places < 0]
+        self.opcodes = tuple(self._numbers)
         self.inputs = tuple(str(name) for kind, name in self.operands.moving if kind == INPUT)
 
     def _add(self, program: Program) -> None:
@@ -150,167 +151,17 @@ class Tape:
             rows, size = 1, rows * size
         args = [*args, *[args[0]] * (3 - len(args))]
         jumps = [*jumps, *[0] * (3 - len(jumps))]
-        self._code.append([address(step.opcode, self.precision), out, *args, rows, size, *jumps])
+        number = self._numbers.setdefault(step.opcode, len(self._numbers))
+        self._code.append([number, out, *args, rows, size, *jumps])
 
-    def bind(
-        self,
-        programs: NDArray[np.integer],
-        *,
-        which: Mapping[str, NDArray[np.integer]] | None = None,
-        into: NDArray[np.integer] | None = None,
-        constants: Sequence[Mapping[str, float]] | None = None,
-        scales: NDArray[np.floating] | None = None,
-    ) -> Bound:
-        """Ready for any data of this shape.
+    def place(self, negative: int) -> int:
+        """The number in `code` of an operand that lies elsewhere."""
+        return self.fixed - 1 - negative
 
-        Args:
-            programs: (R,) the program of each row; none may be refused.
-            which: Input -> (R,) the row of it that each row reads; an input that is not named gives
-                each row its own.
-            into: (R,) the row of the outputs that each row writes; None means its own.
-            constants: Values by name for each row; missing ones, or None: the program's own.
-            scales: (R,) factors of the outputs, for a scaled tape.
-
-        Raises:
-            UsageError: A program is refused, or an index has the wrong shape.
-        """
-        return Bound(self, np.asarray(programs, np.int64), which or {}, into, constants, scales)
-
-
-class Bound:
-    """A tape with its rows, see `Tape.bind`."""
-
-    def __init__(
-        self,
-        tape: Tape,
-        programs: Whole,
-        which: Mapping[str, NDArray[np.integer]],
-        into: NDArray[np.integer] | None,
-        constants: Sequence[Mapping[str, float]] | None,
-        scales: NDArray[np.floating] | None,
-    ) -> None:
-        used = {int(k) for k in np.unique(programs)}
-        if not used <= set(range(len(tape.programs))) - set(tape.refused):
-            raise UsageError(f"programs {sorted(used & set(tape.refused))} are refused: see `Tape.refused`")
-        self.tape, self.programs, self.rows = tape, programs, len(programs)
-        operands = tape.operands
-        # Which row of a tensor each row reads: a line a map, the first "its own".
-        own = np.arange(self.rows)
-        lines = [own, *which.values(), own if into is None else into]
-        self._maps = np.array(lines, np.int64).reshape(len(lines), self.rows)
-        self._line = {name: 1 + i for i, name in enumerate(which)}
-        self._written = len(lines) - 1
-        self._constants = self._pool(constants)
-        self._scales = (
-            np.ones(self.rows, tape.dtype) if scales is None else np.ascontiguousarray(scales, tape.dtype)
-        )
-        self._fixed = len(operands.offsets)
-        count = self._fixed + len(operands.moving)
-        self._base, self._stride = np.zeros(count, np.int64), np.zeros(count, np.int64)
-        self._which = np.zeros(count, np.int64)
-        self._base[: self._fixed] = operands.offsets
-        for (kind, name), negative in operands.moving.items():
-            o = self._fixed - 1 - negative
-            if kind == CONSTANT:
-                self._base[o] = self._constants.ctypes.data + int(name) * tape.dtype.itemsize
-                self._stride[o] = self._constants.strides[0]
-            elif kind == SCALE:
-                self._base[o], self._stride[o] = self._scales.ctypes.data, tape.dtype.itemsize
-            else:
-                self._which[o] = self._written if kind == OUTPUT else self._line.get(str(name), 0)
-        self._spaces: list[NDArray[np.uint8]] = []
-
-    def _pool(self, given: Sequence[Mapping[str, float]] | None) -> NDArray[np.floating]:
-        programs = self.tape.programs
-        width = max([len(p.constants) for p in programs], default=0)
-        pool = np.zeros((self.rows, max(width, 1)), self.tape.dtype)
-        for r, k in enumerate(self.programs):
-            own = {} if given is None else given[r]
-            for j, constant in enumerate(programs[k].constants):
-                pool[r, j] = own.get(constant.name, constant.value)
-        return pool
-
-    def run(
-        self,
-        inputs: Mapping[str, NDArray[np.floating]],
-        outputs: Sequence[NDArray[np.floating]] | None = None,
-        *,
-        threads: int = 1,
-    ) -> list[NDArray[np.floating]]:
-        """One array an output, (R, *inner axis, *samples).
-
-        Args:
-            inputs: By name, (its rows, *inner axis, *samples), each row contiguous; what is the same
-                for every row has one.
-            outputs: Where to write; None makes new arrays.
-            threads: Share the rows; the results are the same for any number.
-
-        Raises:
-            UsageError: An input is missing, or has another shape or type than the tape was made for.
-        """
-        tape, signature = self.tape, self.tape.programs[0].signature
-        height = self._height(self._written)
-        if outputs is None:
-            outputs = [np.zeros((height, *self._shape(level)), tape.dtype) for level in tape.levels]
-        results = list(outputs)
-        for (kind, name), negative in tape.operands.moving.items():
-            o = self._fixed - 1 - negative
-            if kind == INPUT:
-                if name not in inputs:
-                    raise UsageError(f"The losses read the input {name!r}, which was not given.")
-                level = tape.layout.level(signature.inputs[str(name)].axes)
-                self._place(o, inputs[str(name)], f"input {name!r}", level, shared=True)
-            elif kind == OUTPUT:
-                self._place(o, results[int(name)], f"output {name}", tape.levels[int(name)], shared=False)
-        if threads == 1:
-            self._run(0, 0, self.rows)
-        else:
-            cuts = np.linspace(0, self.rows, threads + 1).astype(int)
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(self._run, range(threads), cuts[:-1], cuts[1:]))
-        return results
-
-    def _run(self, thread: int, first: int, last: int) -> None:
-        tape = self.tape
-        run_rows(
-            first, last, self.programs, tape.spans, tape.code, self._fixed, self._base, self._stride,
-            self._maps, self._which, self._workspace(thread),
-        )  # fmt: skip
-
-    def _workspace(self, thread: int) -> int:
-        """Address of a thread's own workspace, literals filled in."""
-        operands, tape = self.tape.operands, self.tape
-        while thread >= len(self._spaces):
-            self._spaces.append(np.zeros(operands.size + ALIGN, np.uint8))
-        space = self._spaces[thread]
-        start = -space.ctypes.data % ALIGN
-        for value, place in operands.literals.items():
-            at = start + operands.offsets[place]
-            space[at : at + tape.dtype.itemsize].view(tape.dtype)[0] = value
-        return int(space.ctypes.data + start)
-
-    def _shape(self, level: int) -> tuple[int, ...]:
-        layout = self.tape.layout
-        names = [layout.inner] * (level >> 1) + [layout.samples] * (level & 1)
-        return tuple(layout.sizes[name] for name in names)
-
-    def _height(self, line: int) -> int:
-        """Rows that a tensor must have to be read or written by this map."""
-        return int(self._maps[line].max(initial=-1)) + 1
-
-    def _place(self, o: int, array: NDArray[np.floating], name: str, level: int, shared: bool) -> None:
-        """Note where an array lies. Addresses are used as they are, so what does not fit must stop here."""
-        shape, item = self._shape(level), self.tape.dtype
-        if array.dtype != item or array.shape[1:] != shape:
-            raise UsageError(
-                f"The {name} must be (rows, {', '.join(map(str, shape))}) of {item}, "
-                f"but is {array.shape} of {array.dtype}."
-            )
-        if len(array) and not array[0].flags.c_contiguous:
-            raise UsageError(f"Each row of the {name} must be contiguous.")
-        alone = shared and len(array) == 1
-        needed = 1 if alone else self._height(self._which[o])
-        if len(array) < needed:
-            raise UsageError(f"The {name} has {len(array)} rows, but {needed} are used.")
-        self._base[o] = array.ctypes.data
-        self._stride[o] = 0 if alone else array.strides[0]
+    @cached_property
+    def loops(self) -> Whole:
+        """`code` with the addresses of compiled loops in the first column."""
+        code = self.code.copy()
+        addresses = np.array([address(opcode, self.precision) for opcode in self.opcodes], np.int64)
+        code[:, LOOP] = addresses[code[:, LOOP]]
+        return code
