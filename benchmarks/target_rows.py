@@ -17,7 +17,7 @@ from losssearch.language.program import Program
 from losssearch.records import read_program
 from losssearch.spaces import load_space
 
-OURS = {"ours": "evolution", "ours-random": "random"}  # row of the table -> controller
+OURS = {"ours": "portfolio", "ours-random": "random"}  # row of the table -> controller
 
 
 @dataclass

@@ -62,6 +62,7 @@ class Productions:
         self._terminals, self._body_axes = terminals, body_axes
         self._table: dict[Want, list[Production]] = {}
         self._least: dict[Want, tuple[int, int]] = {}
+        self._measured: dict[Want, list[tuple[Production, int, int]]] = {}  # with fewest nodes, and levels
         self._ready: dict[tuple[Want, int, int], tuple[list[float], list[Production]]] = {}
 
     def least(self, want: Want) -> tuple[int, int]:
@@ -83,18 +84,14 @@ class Productions:
     def _fitting(self, want: Want, nodes: int, depth: int) -> tuple[list[float], list[Production]]:
         """What completes within the limits; leaves are rare while there is room."""
         fits: list[tuple[float, Production]] = []
-        for p in self._table[want]:
-            size = 1 + sum(self._least[a][0] for a in p.args)
-            levels = 1 + max((self._least[a][1] for a in p.args), default=0)
+        measured = self._measured[want]
+        for p, size, levels in measured:
             if size <= nodes and levels <= depth:
                 rare = 0.05 if not p.args and nodes > 2 else 1.0
                 fits.append((p.weight * rare, p))
         if not fits:  # what is smallest may be too deep: depth decides
-            fits = [
-                (1.0, p)
-                for p in self._table[want]
-                if max((self._least[a][1] for a in p.args), default=0) < max(depth, self._least[want][1])
-            ]
+            most = max(depth, self._least[want][1])
+            fits = [(1.0, p) for p, _, levels in measured if levels <= most]
         return list(accumulate(w for w, _ in fits)), [p for _, p in fits]
 
     def _prepare(self, root: Want) -> None:
@@ -112,11 +109,18 @@ class Productions:
             for want, productions in self._table.items():
                 least = self._least[want]
                 for p in productions:
-                    size = 1 + sum(self._least[a][0] for a in p.args)
-                    depth = 1 + max((self._least[a][1] for a in p.args), default=0)
-                    least = (min(least[0], size), min(least[1], depth))
+                    size, levels = self._measure(p)
+                    least = (min(least[0], size), min(least[1], levels))
                 if least != self._least[want]:
                     self._least[want], changed = least, True
+        self._measured = {
+            want: [(p, *self._measure(p)) for p in productions] for want, productions in self._table.items()
+        }
+
+    def _measure(self, production: Production) -> tuple[int, int]:
+        """Fewest nodes and levels of what it makes, as far as its arguments' are known."""
+        least = [self._least[arg] for arg in production.args]
+        return 1 + sum([size for size, _ in least]), 1 + max([levels for _, levels in least], default=0)
 
     def _productions(self, want: Want) -> Iterator[Production]:
         yield from self._leaves(want)
