@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from losssearch.evaluation import Contender, Evaluator
 from losssearch.insight.lookup import find_loss
 from losssearch.language.canonical import candidate_key
 from losssearch.language.drops import Drop, drops
+from losssearch.language.formula import ConstantLike
 from losssearch.language.program import Program
 from losssearch.pools.open import open_pool
 from losssearch.proxies.base import Proxy
@@ -99,6 +100,7 @@ def ablate(
     proxy: str | None = None,
     *,
     space: str | None = None,
+    constants: Mapping[str, ConstantLike] | None = None,
     storage: str = "sqlite:///losses.db",
     workers: str = "processes",
 ) -> Ablation:
@@ -108,6 +110,7 @@ def ablate(
         loss: A found loss such as "demo/1", a classical one, or a formula.
         proxy: The task; None takes that of the search that found it.
         space: Whose words a formula uses, and where a name is looked up; None takes that of the task.
+        constants: Values of constants, by name.
         storage: Database URL, for the loss, and where trainings are kept.
         workers: As in a search.
 
@@ -116,7 +119,7 @@ def ablate(
         LossSearchError: There is no such loss or task.
     """
     task = None if proxy is None else load_proxy(proxy)
-    found = find_loss(loss, storage, space or (task.space if task else None))
+    found = find_loss(loss, storage, space or (task.space if task else None), constants)
     with ExitStack() as stack:
         store = stack.enter_context(Store.open(storage))
         if task is None or proxy is None:

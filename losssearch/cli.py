@@ -29,6 +29,9 @@ Json = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 NAMES = "demo/1 (rank), demo@17 (proposal), a key, or a classical loss."
 Reference = Annotated[str, typer.Argument(metavar="LOSS", help=f"{NAMES} Or a formula.")]
 Words = Annotated[str | None, typer.Option("--space", help="Whose words a formula uses; multiclass.")]
+Constants = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=NUMBER", help="Set a constant; may be repeated.")
+]
 WHERE = "sqlite:///losses.db"
 ABOUT = {
     "dashboard": "Pages to look at searches.",
@@ -124,16 +127,20 @@ def ablate(
     reference: Reference,
     proxy: Annotated[str | None, typer.Option(help="The task; that of the search which found it.")] = None,
     space: Annotated[str | None, typer.Option(help="Whose words a formula uses; those of the task.")] = None,
+    constants: Constants = None,
     storage: Storage = WHERE,
     workers: Annotated[str, typer.Option(help="Where losses are trained.")] = "processes",
     json: Json = False,
 ) -> None:
     """Does each term of a loss matter? Trains it without one part at a time."""
     from losssearch.ablation import ablate as without_each
+    from losssearch.insight.lookup import read_settings
     from losssearch.report import print_ablation
     from losssearch.terminal import print_json
 
-    found = without_each(reference, proxy, space=space, storage=storage, workers=workers)
+    found = without_each(
+        reference, proxy, space=space, constants=read_settings(constants), storage=storage, workers=workers
+    )
     if json:
         print_json(found.to_dict())
     else:
@@ -167,15 +174,13 @@ def show(
     plot: Annotated[Path | None, typer.Option(help="Draw its curves into a .png or .svg.")] = None,
     ratio_to: Annotated[str | None, typer.Option(help="What ratios are to; the space's reference.")] = None,
     space: Words = None,
-    constants: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=NUMBER", help="Set a constant.")
-    ] = None,
+    constants: Constants = None,
     storage: Storage = WHERE,
     json: Json = False,
 ) -> None:
     """Everything about one loss: formula, facts, evidence; what it wants, in words, tables, curves."""
     from losssearch.api import explain
-    from losssearch.insight.lookup import read_setting, split_list
+    from losssearch.insight.lookup import read_settings, split_list
     from losssearch.report import describe, print_description
     from losssearch.terminal import err, print_json
 
@@ -184,7 +189,7 @@ def show(
         against=split_list(against),
         reference=ratio_to,
         space=space,
-        constants=dict(read_setting(text) for text in constants or ()),
+        constants=read_settings(constants),
         storage=storage,
     )
     description = describe(found, storage)
@@ -201,15 +206,18 @@ def export(
     reference: Reference,
     to: Annotated[Path, typer.Option(help="File to write.")],
     space: Words = None,
+    constants: Constants = None,
     storage: Storage = WHERE,
     format: Annotated[str, typer.Option(help="torch, json or latex.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
     """Write a loss as a file that needs only torch (.py), or as .json or .tex."""
-    from losssearch.report import export_loss
+    from losssearch.exporters.registry import export as write
+    from losssearch.insight.lookup import find_loss, read_settings
     from losssearch.terminal import err
 
-    written = export_loss(reference, storage, to, format, force, space)
+    loss = find_loss(reference, storage, space, read_settings(constants))
+    written = write(loss, to, format or None, force=force)
     err.print(f"Wrote {written}.", markup=False)
 
 

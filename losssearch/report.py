@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from losssearch.errors import UsageError
-from losssearch.insight.lookup import find_loss
 from losssearch.language.facts import Fact, Facts
 from losssearch.language.formula import format_number
 from losssearch.pareto import FINAL_RUNG, front_of
@@ -196,16 +194,6 @@ def _with_constants(formula: str, constants: Mapping[str, float]) -> str:
     return f"{formula}   with {values}" if values else formula
 
 
-def export_loss(
-    reference: str, storage: str, to: Path, format: str, force: bool, space: str | None = None
-) -> Path:
-    """Write a loss as a file, in the form that its name asks for or that is named; gives the file's place."""
-    from losssearch.exporters.registry import export
-
-    loss = find_loss(reference, storage, space)
-    return export(loss, to, format or None, force=force)
-
-
 def list_parts() -> dict[str, dict[str, str]]:
     """Every part by kind: name -> one line."""
     from importlib.metadata import entry_points
@@ -217,7 +205,11 @@ def list_parts() -> dict[str, dict[str, str]]:
     from losssearch.screening.pipeline import SCREENS
     from losssearch.spaces import space_names
 
-    pools = {"inline": "In this process.", "processes": "Local processes, one a core."}
+    pools = {
+        "inline": "In this process.",
+        "processes": "Local processes, one a core.",
+        "gpu": "Local processes, one a CUDA device.",
+    }
     pools |= {point.name: point.value for point in entry_points(group="losssearch.pools")}
     return {
         "primitive": {n: f"{row.usage}; {row.form.value}" for n, row in PRIMITIVES.items()},

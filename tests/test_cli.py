@@ -304,6 +304,16 @@ def test_a_formula_is_exported_in_the_words_of_its_space(tell, tmp_path: Path) -
         tell("export", "mean(abs(r), 'n')", "--to", tmp_path / "no.json")
 
 
+def test_constants_are_set_wherever_a_formula_is_named(tell, tmp_path: Path) -> None:
+    formula = "mean(softplus(a * abs(r)) * b, 'n')"
+    tell(
+        "export", formula, "--space", "regression", "--set", "a=2.5", "--set", "b=0.5",
+        "--to", tmp_path / "mine.json",
+    )  # fmt: skip
+    constants = json.loads((tmp_path / "mine.json").read_text())["constants"]
+    assert {name: c["value"] for name, c in constants.items()} == {"a": 2.5, "b": 0.5}
+
+
 def test_an_exported_loss_passes_its_own_check(tell, tmp_path: Path) -> None:
     tell("export", "focal", "--to", tmp_path / "focal.py")
     report = json.loads(tell("check", tmp_path / "focal.py", "--json"))

@@ -12,7 +12,7 @@ A name costs the reading of the space files, some 20 ms each; a found loss one l
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from losssearch.catalogue import everything, find, with_constants
@@ -104,6 +104,11 @@ def read_setting(text: str) -> tuple[str, float]:
     except ValueError:
         pass
     raise UsageError(f"A constant is set by NAME=NUMBER, such as gamma=2, but got {shortened(text)}.")
+
+
+def read_settings(texts: Sequence[str] | None) -> dict[str, float]:
+    """Each `NAME=NUMBER` as a name and a number; see `read_setting`."""
+    return dict(read_setting(text) for text in texts or ())
 
 
 def split_list(text: str) -> list[str]:
