@@ -16,7 +16,7 @@ from functools import lru_cache
 from statistics import median_low
 from typing import Any
 
-from losssearch.execution.plan import Run, RunResult
+from losssearch.execution.plan import MLP, Run, RunResult
 from losssearch.language.program import Program
 from losssearch.outcomes import Outcome
 from losssearch.pools.base import Answer, Pool
@@ -119,6 +119,11 @@ class Evaluator:
     def _in_short_jobs(self) -> bool:
         return self.job_s is not None and not self.proxy.stacked
 
+    @property
+    def _side_by_side(self) -> int:
+        """How many trainings a worker does in the time of one; modules and other tasks may have to queue."""
+        return self.pool.appetite if self.proxy.stacked and isinstance(self.proxy.setting().model, MLP) else 1
+
     def price(self, runs: Sequence[Run]) -> float:
         """About how many seconds all workers together take; an unknown kind counts as the dearest."""
         return max(sum(map(self._cost, runs)) / self.pool.size, 1e-9)
@@ -136,7 +141,7 @@ class Evaluator:
 
     def _chunks(self, contenders: Sequence[Contender]) -> list[list[Contender]]:
         """What makes one job each; where jobs are short, the runs of one loss are dealt to several."""
-        most = self.runs_a_job * self.pool.appetite
+        most = self.runs_a_job * self._side_by_side
         if self.job_s is not None and self._in_short_jobs:
             dearest = max((self._cost(run) for c in contenders for run in c.runs), default=0.0)
             most = max(1, min(most, int(self.job_s / max(dearest, 1e-9))))
@@ -201,7 +206,7 @@ class Evaluator:
                 ],
                 "runs": [_plain(run) | {"loss": i} for i, run in runs],
             },
-            deadline_s=self.deadline_s * max(1, len(runs) / self.pool.appetite),
+            deadline_s=self.deadline_s * max(1, len(runs) / self._side_by_side),
         )
 
     def _take(
@@ -212,17 +217,14 @@ class Evaluator:
             found = [_read(raw) for raw in answer.result["runs"]]
             rows += self._rows(job, found, results, protocol)
             return []
+        if len(job.contenders) > 1:
+            half = len(job.contenders) // 2
+            return [_Job(job.contenders[:half]), _Job(job.contenders[half:])]
+        outcome, detail = Outcome.FAILED, answer.detail
         if answer.outcome in (Outcome.DIED, Outcome.TIMEOUT):
-            if len(job.contenders) > 1:
-                half = len(job.contenders) // 2
-                return [_Job(job.contenders[:half]), _Job(job.contenders[half:])]
             if job.tries + 1 < TRIES:
                 return [_Job(job.contenders, job.tries + 1)]
             outcome, detail = Outcome.POISON, answer.outcome.value
-        else:
-            if len(job.contenders) > 1:
-                return [_Job([contender]) for contender in job.contenders]
-            outcome, detail = Outcome.FAILED, answer.detail
         count = sum(len(c.runs) for c in job.contenders)
         failed = RunResult(outcome, seconds=answer.seconds / max(count, 1), detail=detail)
         rows += self._rows(job, [failed] * count, results, protocol)

@@ -6,7 +6,9 @@ epoch is recorded once as a CUDA graph and played again. Nothing here runs on th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -39,11 +41,21 @@ def recorded(function: Callable[[], None], device: torch.device) -> Callable[[],
         if graph is None:
             torch.cuda.synchronize(device)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):  # records; nothing runs yet
+            with torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):  # records; nothing runs yet
                 function()
         graph.replay()
 
     return call
+
+
+@contextmanager
+def working_on(device: torch.device) -> Iterator[None]:
+    """Makes a GPU the current one, and convolutions exact: by default they round to ten bits there."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.device(device), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
 
 
 def models_that_fit(proxy: Trainable, setting: Setting, run: Run, device: torch.device) -> int:
@@ -51,6 +63,7 @@ def models_that_fit(proxy: Trainable, setting: Setting, run: Run, device: torch.
     if not isinstance(setting.model, MLP) or device.type != "cuda":
         return ANY_MODULE
     free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     split = proxy.split(run.split, run.condition, run.stage)
     parts = [part for part in (split.valid, split.test) if part is not None]
     features, outputs = split.train[0].shape[1] + 1, proxy.classes or 1
@@ -81,6 +94,7 @@ def in_memory(train: Callable[[Sequence[int]], list[RunResult]], members: Sequen
     except torch.OutOfMemoryError:
         if len(members) == 1:
             raise
-    torch.cuda.empty_cache()  # outside the handler, whose traceback holds the tensors
+    gc.collect()  # outside the handler, whose traceback holds the tensors
+    torch.cuda.empty_cache()
     half = len(members) // 2
     return [*in_memory(train, members[:half]), *in_memory(train, members[half:])]

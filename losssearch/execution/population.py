@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from losssearch.errors import ProxyError
-from losssearch.execution.card import in_memory, models_that_fit, recorded
+from losssearch.execution.card import in_memory, models_that_fit, recorded, working_on
 from losssearch.execution.kernel.assembly import Layout
 from losssearch.execution.plan import (
     MLP,
@@ -64,24 +64,33 @@ def train_population(
     """
     results: dict[int, RunResult] = {}
     on = torch.device(device)
-    for setting, group in _groups(proxy, runs):
+    with working_on(on):
+        for setting, group in _groups(proxy, runs):
 
-        def train(members: Sequence[int], setting: Setting = setting) -> list[RunResult]:
-            return _Block(proxy, setting, gradients, [runs[i] for i in members], on).train()
+            def train(members: Sequence[int], setting: Setting = setting) -> list[RunResult]:
+                return _Block(proxy, setting, gradients, [runs[i] for i in members], on).train()
 
-        limit = block or (BLOCK if on.type == "cpu" else models_that_fit(proxy, setting, runs[group[0]], on))
-        for members in _blocks(group, runs, limit):
-            results.update(zip(members, in_memory(train, members), strict=True))
+            fit = BLOCK if on.type == "cpu" else models_that_fit(proxy, setting, runs[group[0]], on)
+            for members in _blocks(group, runs, block or fit):
+                results.update(zip(members, in_memory(train, members), strict=True))
     return [results[i] for i in range(len(runs))]
 
 
 def _groups(proxy: Trainable, runs: Sequence[Run]) -> Iterator[tuple[Setting, list[int]]]:
-    """Runs that can be stacked: the same condition, stage and number of epochs."""
-    groups: dict[tuple[str, Stage, int], list[int]] = {}
+    """Runs that can be stacked: the same condition, stage and number of epochs, of losses on the same splits.
+
+    A block has a slot on every split: a loss that is wanted on two of ten would idle on eight.
+    """
+    kinds: dict[tuple[str, Stage, int], dict[int, list[int]]] = {}
     for i, run in enumerate(runs):
         epochs = proxy.setting(run.condition).epochs if run.epochs is None else run.epochs
-        groups.setdefault((run.condition, run.stage, epochs), []).append(i)
-    for (condition, _, _), members in groups.items():
+        kinds.setdefault((run.condition, run.stage, epochs), {}).setdefault(run.loss, []).append(i)
+    groups: dict[tuple[str, Stage, int, frozenset[int]], list[int]] = {}
+    for kind, by_loss in kinds.items():
+        for own in by_loss.values():
+            splits = frozenset(runs[i].split for i in own)
+            groups.setdefault((*kind, splits), []).extend(own)
+    for (condition, _, _, _), members in groups.items():
         yield proxy.setting(condition), members
 
 

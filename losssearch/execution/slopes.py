@@ -26,11 +26,14 @@ from losssearch.execution.kernel.tape import Tape
 from losssearch.execution.plan import GradientFn
 from losssearch.execution.reference import LossGradient
 from losssearch.language.canonical import structure_key_of_canonical
-from losssearch.language.program import Program
+from losssearch.language.program import Program, program_of
+from losssearch.language.signature import Input, Role, Signature
+from losssearch.language.term import NAME, Term
 
 if TYPE_CHECKING:
     from losssearch.execution.kernel.gpu import GpuBound
 
+_NUMBER = Signature(axes=("n",), inputs={"x": Input("x", ("n",), Role.PREDICTION)})
 _LOG = logging.getLogger(__name__)
 
 
@@ -132,9 +135,15 @@ def why_no_kernel(device: torch.device) -> str:
     """Why the kernel does not run on this kind of device, or an empty text."""
     if device.type != "cuda":
         return f"the kernel has no code for {device.type!r}"
-    from losssearch.execution.kernel.gpu import usable
+    try:  # whatever is missing, a driver, a compiler, a package: the smallest of losses shows it
+        from losssearch.execution.kernel.gpu import GpuBound
 
-    return usable()
+        number = program_of(_NUMBER, Term("square", (Term(NAME, (), "x"),)), scalar=False)
+        tape = Tape([number], [("n",)], Layout("n", "", {"n": 1}))
+        [found] = GpuBound(tape, np.zeros(1, np.int64), device=device).run({"x": torch.tensor([[3.0]])})
+        return "" if found.item() == 9 else f"the square of 3 came out as {found.item()}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 class KernelSlopes(Slopes):

@@ -48,7 +48,8 @@ class Pool(ABC):
     """Workers that answer jobs. Use it from one thread, and in a `with` block.
 
     Attributes:
-        appetite: How many times the trainings of one core a worker does in the same time, about.
+        appetite: How many times the trainings of one core a worker takes side by side, about, where they
+            are trained as a population.
     """
 
     appetite: int = 1

@@ -29,7 +29,7 @@ class GpuPool(ProcessPool):
         UsageError: `size >= 1` does not hold.
     """
 
-    appetite = 128
+    appetite = 16
 
     def __init__(self, size: int | None = None, *, tasks: Mapping[str, str] | None = None) -> None:
         if size is not None:
@@ -70,8 +70,9 @@ def _cards() -> list[str]:
     """What CUDA calls the GPUs that this process sees."""
     import torch
 
-    named = [name for name in os.environ.get(VISIBLE, "").split(",") if name]
-    return named if named and torch.cuda.is_available() else list(map(str, range(torch.cuda.device_count())))
+    count = torch.cuda.device_count()
+    named = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
+    return (named or list(map(str, range(count))))[:count]
 
 
 def _seen(count: int) -> str:

@@ -16,6 +16,12 @@ def echo(job: dict[str, Any]) -> dict[str, Any]:
     return {"said": job.get("say"), "pid": os.getpid()}
 
 
+def place(job: dict[str, Any]) -> dict[str, Any]:
+    """Which card the worker was given."""
+    time.sleep(0.2)  # so that every worker gets a job
+    return {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "LOSSSEARCH_DEVICE")}
+
+
 def raise_error(job: dict[str, Any]) -> dict[str, Any]:
     raise ValueError("the loss is\nnegative")
 

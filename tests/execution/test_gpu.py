@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -15,14 +14,17 @@ import torch
 from losssearch.controllers.registry import make_controller
 from losssearch.execution.card import in_memory, mlp_bytes, recorded
 from losssearch.execution.kernel.assembly import Layout
-from losssearch.execution.kernel.bound import Bound
 from losssearch.execution.kernel.tape import Tape
 from losssearch.execution.plan import MLP, Run, RunResult, Setting
 from losssearch.execution.population import train_population
+from losssearch.execution.reference import loss_gradient
+from losssearch.execution.slopes import why_no_kernel
 from losssearch.language.canonical import canonical
 from losssearch.language.derivative import gradient
+from losssearch.language.formula import parse
 from losssearch.outcomes import Outcome
 from losssearch.spaces import load_space
+from tests.execution import gpu_cases
 from tests.execution.test_population import Task, programs_of
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
@@ -30,7 +32,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees
 
 @pytest.mark.slow
 def test_the_simulated_kernel_equals_the_cpus() -> None:
-    command = [sys.executable, "-m", "tests.execution.simulated_gpu"]
+    command = [sys.executable, "-m", "tests.execution.gpu_cases"]
     surroundings = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -38,6 +40,7 @@ def test_the_simulated_kernel_equals_the_cpus() -> None:
     for kind in ("values", "slopes"):
         assert found[kind]["gap"] < 1e-6
         assert found[kind]["least"] > 1e-3
+    assert {name: gap for name, gap in found["opcodes"].items() if not gap < 1e-5} == {}
     assert found["population"]["gap"] < 1e-5
     assert found["population"]["different"] == found["population"]["runs"]
 
@@ -77,15 +80,28 @@ def test_nothing_is_recorded_on_the_cpu() -> None:
     assert recorded(function, torch.device("cpu")) is function
 
 
+@pytest.fixture(scope="module")
+def device() -> torch.device:
+    found = torch.device("cuda")
+    assert why_no_kernel(found) == ""
+    return found
+
+
+@needs_gpu
+@pytest.mark.gpu
+def test_the_kernel_on_a_gpu_equals_the_cpus_opcode_by_opcode(device: torch.device) -> None:
+    assert {name: gap for name, gap in gpu_cases.opcodes(device).items() if not gap < 1e-5} == {}
+    for case in gpu_cases.losses(device).values():
+        assert case["gap"] < 1e-5
+
+
 @needs_gpu
 @pytest.mark.gpu
 @pytest.mark.parametrize("scale", [0.5, 3.0, 60.0])
-def test_the_kernel_on_a_gpu_equals_the_cpus(scale: float) -> None:
-    from losssearch.execution.kernel.gpu import GpuBound
-
-    samples, classes, count = 128, 10, 64
+def test_random_losses_on_a_gpu_are_those_of_the_cpu(scale: float, device: torch.device) -> None:
+    samples, classes = 128, 10
     space = load_space("multiclass")
-    proposals = make_controller("random", space, [], 3).ask(count)
+    proposals = make_controller("random", space, [], 3).ask(64)
     slopes = [gradient(canonical(p.program), ("logits",)) for p in proposals]
     slopes = [slope for slope in slopes if "logits" in slope.inputs]
     tape = Tape(slopes, [("n", "c")], Layout("n", "c", {"n": samples, "c": classes}))
@@ -100,40 +116,39 @@ def test_the_kernel_on_a_gpu_equals_the_cpus(scale: float) -> None:
         "progress": np.array([0.3], np.float32),
     }
     given = {name: given[name] for name in tape.inputs}
-    [wanted] = Bound(tape, chosen).run(given)
-    device = torch.device("cuda")
-    tensors = {name: torch.from_numpy(array).to(device) for name, array in given.items()}
-    [mine] = GpuBound(tape, chosen, device=device).run(tensors)
-    [again] = GpuBound(tape, chosen, device=device, blocks=3, threads=64).run(tensors)
-    assert torch.equal(mine, again)  # bit by bit, nan aside: whatever the launch
-    found = mine.cpu().numpy()
-    both = np.isfinite(wanted) & np.isfinite(found)
-    assert (np.isfinite(wanted) == np.isfinite(found)).mean() > 0.99
-    size = 1 + np.abs(np.where(both, wanted, 0)).max((1, 2), keepdims=True)
-    gap = np.where(both, np.abs(found - wanted) / size, 0).max((1, 2))
-    assert np.quantile(gap, 0.9) < 1e-4
+    wanted, mine = gpu_cases.both(tape, chosen, given, device, 500, 128, {})
+    _, again = gpu_cases.both(tape, chosen, given, device, 3, 64, {})
+    assert np.array_equal(mine.view(np.int32), again.view(np.int32))  # to the bit, whatever the launch
+    shown = np.isfinite(wanted) & np.isfinite(mine)
+    assert (np.isfinite(wanted) == np.isfinite(mine)).mean() > 0.99
+    size = 1 + np.abs(np.where(shown, wanted, 0)).max((1, 2), keepdims=True)
+    gap = np.where(shown, np.abs(mine - wanted) / size, 0).max((1, 2))
+    assert np.quantile(gap, 0.9) < 1e-4  # some lose digits, whoever computes
 
 
 @needs_gpu
 @pytest.mark.gpu
-def test_a_population_on_a_gpu_trains_as_on_the_cpu() -> None:
-    losses = programs_of("cross_entropy", "brier", "focal")
-    runs = [Run(loss, s, rate) for loss in (0, 1, 2) for s in (0, 1) for rate in (0.1, 0.2)]
-    here, there = (train_population(Task(), losses, runs, device=device) for device in ("cpu", "cuda"))
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_a_population_on_a_gpu_trains_as_on_the_cpu(optimiser: str, device: torch.device) -> None:
+    task = Task(Setting(MLP((8,)), optimiser=optimiser, batch=16, epochs=3))
+    text = "mean(-log_p * target * (1 - progress), 'n c')"  # reads how far the training is
+    moving = loss_gradient(parse(text, load_space("multiclass").signature), "logits")
+    functions = [*programs_of("cross_entropy", "brier", "focal"), moving]
+    runs = [Run(loss, s, rate) for loss in range(4) for s in (0, 1) for rate in (0.05, 0.1)]
+    here, there = (train_population(task, functions, runs, device=str(on)) for on in ("cpu", device))
     for one, other in zip(here, there, strict=True):
         assert other.metric == pytest.approx(one.metric, rel=1e-3)
 
 
 @needs_gpu
 @pytest.mark.gpu
-def test_on_a_gpu_too_a_diverging_run_leaves_its_neighbours_alone() -> None:
-    losses = programs_of("cross_entropy", "brier", "focal")
+def test_on_a_gpu_too_a_diverging_run_leaves_its_neighbours_alone(device: torch.device) -> None:
+    functions = programs_of("cross_entropy", "brier", "focal")
     calm = [Run(loss, s, 0.1) for loss in (0, 1, 2) for s in (0, 1)]
     wild = [Run(run.loss, run.split, 1e30 if run.loss == 1 else 0.1) for run in calm]
-    before, after = (train_population(Task(), losses, runs, device="cuda") for runs in (calm, wild))
+    before, after = (train_population(Task(), functions, runs, device=str(device)) for runs in (calm, wild))
     for run, one, other in zip(calm, before, after, strict=True):
         if run.loss == 1:
             assert other.outcome is Outcome.DIVERGED
         else:
             assert one.curve == other.curve
-            assert not math.isnan(one.metric or 0.0)

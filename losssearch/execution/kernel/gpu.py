@@ -15,7 +15,7 @@ numba's simulator (`NUMBA_ENABLE_CUDASIM=1`) runs this file without a GPU; tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -34,6 +34,7 @@ from losssearch.language.primitives import PRIMITIVES
 from losssearch.language.term import CONSTANT, INPUT
 
 cuda: Any = _cuda  # without types
+cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # the last block of a search is small
 
 NAMES = sorted([*OWN, *(name for name, row in PRIMITIVES.items() if row.scalar is not None)])
 WAYS = ("", "spread", "down", "across")  # kinds of loops, see `loops`
@@ -43,14 +44,6 @@ ELEMENTWISE, SPREAD, DOWN = range(3)
 THREADS = 128
 BLOCKS_A_PROCESSOR = 7  # as many as the registers allow: compiled for an H200 a thread has 72
 LINE = 32  # numbers in a line of the cache: regions begin with one
-
-
-def usable() -> str:
-    """Why the kernel cannot run on this machine's GPU, or an empty text."""
-    try:
-        return "" if cuda.is_available() else "numba finds no GPU or no compiler for it (package numba-cuda)"
-    except Exception as error:  # a driver that does not fit raises whatever it likes
-        return f"{type(error).__name__}: {error}"
 
 
 class GpuBound(Binding):
@@ -79,8 +72,8 @@ class GpuBound(Binding):
         self._blocks = max(1, min(blocks or _blocks(device), self.rows))
         self._inputs: dict[str, Tensor] = {}
         self._outputs: list[Tensor] = []
-        self._launch: Callable[[], None] | None = None
-        self._lengths: dict[str, int] = {}
+        self._arrays: list[Any] = []
+        self._lengths: dict[str, int] | None = None
 
     def run(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """One tensor an output, (its rows, *inner axis, *samples); a buffer, valid until the next call.
@@ -93,15 +86,15 @@ class GpuBound(Binding):
         """
         given = {name: self.given(inputs, name) for name in self.tape.inputs}
         lengths = {name: len(tensor) for name, tensor in given.items()}
-        if self._launch is None or lengths != self._lengths:
-            self._lengths, self._launch = lengths, self._lay(given)
+        if lengths != self._lengths:
+            self._lengths, self._arrays = lengths, self._lay(given)
         for name, tensor in given.items():
             self._inputs[name].copy_(tensor)
-        self._launch()
+        _kernel()[self._blocks, self._threads, _stream(self.device)](*self._arrays)
         return self._outputs
 
-    def _lay(self, inputs: Mapping[str, Tensor]) -> Callable[[], None]:
-        """Give everything its place; the launch of the kernel on it."""
+    def _lay(self, inputs: Mapping[str, Tensor]) -> list[Any]:
+        """Give everything its place; what the kernel is called with."""
         tape, operands = self.tape, self.tape.operands
         item = tape.dtype.itemsize
         base, apart, stride = (np.zeros(len(self.which), np.int64) for _ in range(3))
@@ -151,13 +144,7 @@ class GpuBound(Binding):
         self._inputs = {str(name): view for (kind, name), view in seen.items() if kind == INPUT}
         self._outputs = [seen[OUTPUT, number] for number in range(len(tape.levels))]
         tables = (self.programs, tape.spans, _numbered(tape), base, apart, stride, self.maps, self.which)
-        arrays = [_seen(memory), *(_seen(torch.from_numpy(t).to(self.device)) for t in tables)]
-        kernel = _kernel()
-
-        def launch() -> None:
-            kernel[self._blocks, self._threads, _stream(self.device)](*arrays)
-
-        return launch
+        return [_seen(memory), *(_seen(torch.from_numpy(t).to(self.device)) for t in tables)]
 
 
 def _blocks(device: torch.device) -> int:
@@ -188,14 +175,21 @@ def _seen(tensor: Tensor) -> Any:
 def _stream(device: torch.device) -> Any:
     if device.type == "cpu":
         return 0
-    return cuda.external_stream(torch.cuda.current_stream(device).cuda_stream)
+    return _stream_at(torch.cuda.current_stream(device).cuda_stream)
+
+
+@cache
+def _stream_at(handle: int) -> Any:
+    return cuda.external_stream(handle)
 
 
 def _body(name: str) -> Any:
     """What an opcode computes, of three arguments."""
     scalar = OWN.get(name) or PRIMITIVES[name].scalar
     assert scalar is not None
-    function = cuda.jit(device=True)(in_single(scalar))
+    # numba's own drop nan on a GPU, and what is nan must stay so: that is how a divergence is seen.
+    ran = in_single(scalar, max=_kept("larger"), min=_kept("smaller"))
+    function = cuda.jit(device=True)(ran)
     single = np.float32
     count = scalar.__code__.co_argcount
     if count == 3:
@@ -203,6 +197,14 @@ def _body(name: str) -> Any:
     if count == 2:
         return cuda.jit(device=True)(lambda number, x, y, z: single(function(x, y)))
     return cuda.jit(device=True)(lambda number, x, y, z: single(function(x)))
+
+
+@cache
+def _kept(which: str) -> Any:
+    """The larger or smaller of two; nan if the first is, as on the CPU."""
+    if which == "larger":
+        return cuda.jit(device=True)(lambda x, y: y if y > x else x)
+    return cuda.jit(device=True)(lambda x, y: y if y < x else x)
 
 
 def _choice(names: Sequence[str], first: int = 0) -> Any:
