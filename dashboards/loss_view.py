@@ -65,7 +65,7 @@ def stored_page(
         "proposal": proposal,
         "outcome": sentence(proposal.outcome) if proposal else "",
         "tags": tags(candidate.name, proposal) if proposal else (),
-        "evidence": evidence(proposal.metrics) if proposal else [],
+        "evidence": evidence(proposal.evidence) if proposal else [],
         "parents": parents(store, search, proposal) if proposal else [],
         "same_as": proposal.same_as if proposal else None,
         "sightings": sightings,

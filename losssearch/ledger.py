@@ -1,10 +1,11 @@
 """What does a running search know of its candidates?
 
-One entry a loss that passed the screens: numbers and a key, some 400 bytes however long the loss is. The
+One entry a loss that passed the screens: numbers and a key, some 500 bytes however long the loss is. The
 programs of the HELD entries used last are at hand; an older one is read from the store again on the day it is
-promoted. Who leads and who is due to be promoted is kept in one heap a rung, so that a round costs the same
-with a hundred entries as with a million. The ledger is rebuilt from the store when a search is resumed, and
-gives the rows that a round commits.
+promoted. A loss that trains exactly like an earlier one is its twin, the same in other words: it is neither
+promoted nor chosen, and counts as known. Who leads and who is due to be promoted is kept in one heap a rung,
+so that a round costs the same with a hundred entries as with a million. The ledger is rebuilt from the store
+when a search is resumed, and gives the rows that a round commits.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from losssearch.language.program import Program
 from losssearch.outcomes import Outcome
 from losssearch.records import constants_of
 from losssearch.selection import Score
-from losssearch.store.rows import CandidateRow, ProposalRow, ScoreUpdate
+from losssearch.store.rows import TRACE, CandidateRow, ProposalRow, ScoreUpdate
 
 HELD = 2048  # programs that are kept in memory; more than the entries of a round
 OF_A_STRUCTURE = 2  # finalists
@@ -43,6 +44,8 @@ class Entry:
         outcome: Of its training there.
         score: The same in full, until the round is committed.
         row: For the store, until the round is committed.
+        trace: Of its first trainings, see `Score`.
+        twin: Key of the earlier entry with that trace, if there is one.
     """
 
     number: int
@@ -55,6 +58,8 @@ class Entry:
     outcome: Outcome = Outcome.SCORED
     score: Score | None = None
     row: CandidateRow | None = None
+    trace: str = ""
+    twin: str = ""
 
     @property
     def order(self) -> tuple[float, int, int]:
@@ -63,8 +68,22 @@ class Entry:
 
     def update(self) -> ScoreUpdate:
         value = None if math.isinf(self.value) else self.value
-        metrics, detail = _notes(self.score)
+        metrics, detail = self.notes()
         return ScoreUpdate(self.number, self.outcome.name, max(self.rung, 0), value, metrics, detail)
+
+    def notes(self) -> tuple[dict[str, object], str]:
+        """What the store keeps of its score beside the number, and the first complaint."""
+        if self.score is None:
+            return {}, ""
+        own = self.score
+        found: dict[str, object] = dict(own.metrics or {})
+        if own.per_split:
+            found |= {"worst_split": own.worst, "splits": len(own.per_split)}
+        if own.rates:
+            found["rates"] = dict(own.rates)
+        if self.trace:
+            found[TRACE] = self.trace
+        return found, own.detail
 
 
 _Place = tuple[float, int, int, str]  # an entry's order and its key
@@ -87,6 +106,7 @@ class Ledger:
     _heaps: dict[int, list[_Place]] = field(default_factory=dict, repr=False)
     _reached: Counter[int] = field(default_factory=Counter, repr=False)  # rung -> entries there now
     _unsettled: list[Entry] = field(default_factory=list, repr=False)
+    _traces: dict[str, str] = field(default_factory=dict, repr=False)  # -> key of the first
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries.values())
@@ -115,7 +135,11 @@ class Ledger:
         self._unsettled.append(entry)
         entry.score, entry.rung, entry.outcome = score, rung, score.outcome
         entry.value = math.inf if score.value is None else score.value
-        if math.isfinite(entry.value):
+        if score.trace and not entry.trace:
+            entry.trace = score.trace
+            first = self._traces.setdefault(score.trace, entry.key)
+            entry.twin = first if first != entry.key else ""
+        if math.isfinite(entry.value) and not entry.twin:
             heapq.heappush(self._heaps.setdefault(rung, []), (*entry.order, entry.key))
 
     def settle(self) -> None:
@@ -127,8 +151,8 @@ class Ledger:
             del self._held[next(iter(self._held))]
 
     def best(self, limit: int, rung: int = 0) -> list[Entry]:
-        """The best entries that were scored at `rung` or above; higher rungs do not come first."""
-        scored = (e for e in self if e.rung >= rung and math.isfinite(e.value))
+        """The best entries that were scored at `rung` or above, no twins; higher rungs do not come first."""
+        scored = (e for e in self if e.rung >= rung and math.isfinite(e.value) and not e.twin)
         return heapq.nsmallest(limit, scored, key=lambda e: e.order)
 
     def diverse(self, limit: int, rung: int) -> list[Entry]:
@@ -171,7 +195,7 @@ class Ledger:
         return [self.entries[place[3]] for place in places]
 
     def told(self, entry: Entry) -> Told:
-        """What the controller hears of a trained loss."""
+        """What the controller hears of a trained loss that is no twin."""
         value = entry.value + self.offsets.get(entry.rung, 0.0)
         heard = value if math.isfinite(value) else None
         program = self.program(entry)
@@ -199,7 +223,8 @@ class Ledger:
         """What is stored of one proposal. The store gives a credited one the metrics of its loss."""
         entry = self.entries.get(same_as or key)
         trained = entry if outcome in CREDITED or not same_as else None
-        metrics, complaint = _notes(trained.score) if trained is not None and not same_as else ({}, "")
+        metrics, complaint = trained.notes() if trained is not None and not same_as else ({}, "")
+        twin = f"trains exactly like #{self.entries[trained.twin].number}" if trained and trained.twin else ""
         return ProposalRow(
             number=proposal.number,
             candidate_key=key,
@@ -209,20 +234,9 @@ class Ledger:
             origin=proposal.origin,
             outcome=outcome.name,
             parents=tuple(proposal.parents),
-            detail="; ".join([*filter(None, (detail, complaint)), *tags]),
+            detail="; ".join([*filter(None, (detail, complaint, twin)), *tags]),
             same_as=same_as if same_as != key else None,
             rung=max(trained.rung, 0) if trained is not None else 0,
             score=trained.value if trained is not None and math.isfinite(trained.value) else None,
             metrics=metrics,
         )
-
-
-def _notes(score: Score | None) -> tuple[dict[str, object], str]:
-    if score is None:
-        return {}, ""
-    notes: dict[str, object] = dict(score.metrics or {})
-    if score.per_split:
-        notes |= {"worst_split": score.worst, "splits": len(score.per_split)}
-    if score.rates:
-        notes["rates"] = dict(score.rates)
-    return notes, score.detail

@@ -72,7 +72,7 @@ def leaderboard_rows(name: str, storage: str, limit: int, pareto: bool = False) 
             "constants": d.program.constant_values,
             "known_as": d.candidate.name or names.get(d.formula),
             "origin": d.proposal.origin if d.proposal else "",
-            "metrics": dict(d.proposal.metrics) if d.proposal else {},
+            "metrics": d.proposal.evidence if d.proposal else {},
             "key": d.key,
         }
         for d in found
@@ -133,7 +133,7 @@ def describe(insight: Insight, storage: str) -> dict[str, Any]:
             "outcome": loss.proposal.outcome,
             "origin": loss.proposal.origin,
             "parents": _parents(loss.proposal.parents, storage),
-            "evidence": dict(loss.proposal.metrics),
+            "evidence": loss.proposal.evidence,
             "detail": loss.proposal.detail,
         }
     return description | insight.to_dict()

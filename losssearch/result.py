@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +79,8 @@ class Discovered:
         """What speaks for it, as plain data for an exported file."""
         if self.proposal is None:
             return {}
-        notes: Mapping[str, Any] = self.proposal.metrics
-        return {"search": self.reference.partition("/")[0], "score": self.score, **notes}
+        search = self.reference.partition("/")[0]
+        return {"search": search, "score": self.score, **self.proposal.evidence}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ those that are tied with it, the simplest and the steadiest is taken.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 from losssearch.execution.plan import Run, RunResult
 from losssearch.outcomes import Outcome
 
+TELLING = 12  # different numbers in which two losses that train differently agree by no chance
 TIE = 0.5  # standard errors of the paired difference
 
 
@@ -32,6 +34,8 @@ class Score:
         rates: Condition -> chosen rate.
         outcome: SCORED, or why there is no score.
         detail: The first complaint of a training, for a person.
+        trace: What all trainings said, in short, if it was much: losses of one trace train alike, whatever
+            their formulas.
     """
 
     value: float | None
@@ -41,6 +45,7 @@ class Score:
     rates: Mapping[str, float] | None = None
     outcome: Outcome = Outcome.SCORED
     detail: str = ""
+    trace: str = ""
 
 
 def score(runs: Sequence[Run], results: Sequence[RunResult]) -> Score:
@@ -69,7 +74,16 @@ def score(runs: Sequence[Run], results: Sequence[RunResult]) -> Score:
             for name, value in result.metrics.items():
                 guards.setdefault(name, []).append(value)
     means = {name: float(np.mean(found)) for name, found in guards.items()}
-    return Score(float(np.mean(values)), max(errors), tuple(errors), means, rates)
+    return Score(float(np.mean(values)), max(errors), tuple(errors), means, rates, trace=_trace(results))
+
+
+def _trace(results: Sequence[RunResult]) -> str:
+    """Every curve and metric to six digits; empty where that is too little to tell losses apart."""
+    said = [[*(e for _, e in r.curve), *(v for _, v in sorted(r.metrics.items()))] for r in results]
+    words = [[f"{number:.6g}" for number in numbers] for numbers in said]
+    if len({word for row in words for word in row}) < TELLING:
+        return ""
+    return hashlib.blake2b(repr(words).encode(), digest_size=8).hexdigest()
 
 
 def _best_epoch(results: Sequence[RunResult]) -> list[float]:

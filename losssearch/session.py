@@ -35,7 +35,7 @@ from losssearch.screening.scale import gradient_scale
 from losssearch.selection import Score, score
 from losssearch.spaces import ClassicalLoss, Space, load_space
 from losssearch.store.mirror import Mirror
-from losssearch.store.rows import TRAINED, CandidateRow, ProposalRow, ScoreUpdate, SearchRow
+from losssearch.store.rows import TRACE, TRAINED, CandidateRow, ProposalRow, ScoreUpdate, SearchRow
 from losssearch.store.store import Store
 from losssearch.tuning import GRADIENT, TUNER, Tuned
 
@@ -204,7 +204,8 @@ class Session:
         self.screens.remember(row.candidate_key, program)
         entry = Entry(row.number, row.candidate_key, program.size, candidate.scale, VARIANT in row.detail)
         self.ledger.add(entry, program)
-        score = Score(row.score, outcome=Outcome[row.outcome], detail=row.detail)
+        trace = str(row.metrics.get(TRACE, ""))
+        score = Score(row.score, outcome=Outcome[row.outcome], detail=row.detail, trace=trace)
         self.ledger.take(entry, score, rung)
         self.ledger.settle()
 
@@ -301,7 +302,9 @@ class Session:
                     rejection.detail if rejection else "", same_as, case.tags,
                 )
             )  # fmt: skip
-            if entry is not None:
+            if entry is not None and entry.twin:
+                told.append(self.ledger.credited(proposal, Outcome.EQUIVALENT, entry.twin))
+            elif entry is not None:
                 told.append(self._told(entry))
             elif outcome in CREDITED and same_as:
                 told.append(self.ledger.credited(proposal, outcome, same_as))

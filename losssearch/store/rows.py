@@ -16,6 +16,9 @@ from typing import Any
 TRAINED = ("SCORED", "DIVERGED", "PRUNED", "FAILED", "INVALID", "TIMEOUT", "DIED", "POISON")
 
 
+TRACE = "trace"  # the metric that holds how a loss trained, in short
+
+
 @dataclass(frozen=True, slots=True)
 class CandidateRow:
     """One loss, addressed by its content.
@@ -63,7 +66,8 @@ class ProposalRow:
         same_as: Key of the known loss whose result was credited, None when it earned its own.
         rung: The highest rung at which it was scored, from 0.
         score: Lower is better; None when it has none. nan is stored as None.
-        metrics: Further numbers, among them the guard metrics.
+        metrics: Further numbers, among them the guard metrics; and the search's own note of how it trained,
+            see `evidence`.
         constants: Of the formula, `{name: [value, low, high]}`.
         size: Number of nodes of the formula.
     """
@@ -81,6 +85,11 @@ class ProposalRow:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
     size: int = 0
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """The metrics that are for people: all but the trace."""
+        return {name: value for name, value in self.metrics.items() if name != TRACE}
 
 
 @dataclass(frozen=True, slots=True)

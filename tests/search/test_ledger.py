@@ -7,6 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from losssearch.controllers.base import Proposal
 from losssearch.ledger import HELD, Entry, Ledger
 from losssearch.outcomes import Outcome
 from losssearch.selection import Score
@@ -94,6 +95,24 @@ def test_programs_that_were_not_used_for_long_are_read_again():
     assert read == [5]
     ledger.program(entries[5])
     assert read == [5]
+
+
+def test_a_twin_is_neither_promoted_nor_chosen():
+    ledger = Ledger(never_read)
+    first, twin, other = (Entry(n, str(n), 5 - n, 1.0) for n in range(3))
+    for entry, value, trace in ((first, 0.2, "a"), (twin, 0.1, "a"), (other, 0.3, "b")):
+        ledger.add(entry, PROGRAM)
+        ledger.take(entry, Score(value, per_split=(value,), trace=trace), 0)
+    assert (first.twin, twin.twin, other.twin) == ("", "0", "")
+    assert ledger.trained == 3
+    assert ledger.best(3) == ledger.to_promote(0, 1.0) == [first, other]
+    assert ledger.leader() is first
+    row = ledger.row(Proposal(1, PROGRAM, (), "random"), PROGRAM, "1", Outcome.SCORED, "", None, [])
+    assert (row.score, row.detail) == (0.1, "trains exactly like #0")
+    assert row.metrics["trace"] == "a"
+    assert "trace" not in row.evidence
+    ledger.take(first, Score(0.25, per_split=(0.2, 0.3), trace="c"), 1)
+    assert first.update().metrics["trace"] == "a", "by its first trainings a loss is known again"
 
 
 def test_a_committed_round_keeps_numbers_but_no_records():

@@ -74,6 +74,17 @@ def test_a_result_without_a_curve_counts_by_its_metric():
     ).value == pytest.approx(0.3)
 
 
+def test_losses_that_train_alike_have_one_trace() -> None:
+    many = [0.5 - k / 100 for k in range(13)]
+    runs: Curves = {("d", 0.1, split): [e + split for e in many] for split in (0, 1)}
+    again = scored({place: [e + 1e-9 for e in curve] for place, curve in runs.items()})
+    other = scored({**runs, ("d", 0.1, 1): [*many[:-1], 0.0]})
+    assert scored(runs).trace == again.trace != other.trace
+    assert scored(runs).trace
+    assert scored({("d", 0.1, 0): many[:5]}).trace == "", "a few numbers agree by chance"
+    assert scored({("d", 0.1, s): [0.0] * 30 for s in (0, 1)}).trace == "", "so do those of an easy task"
+
+
 ERRORS = st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=2, max_size=5)
 
 
