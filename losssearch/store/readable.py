@@ -31,7 +31,7 @@ def attributes(search: str, row: ProposalRow, candidate: CandidateRow) -> dict[s
         told["detail"] = row.detail
     if row.parents:
         told["parents"] = ", ".join(map(str, row.parents))
-    for name, value in row.metrics.items():
+    for name, value in row.evidence.items():
         number = isinstance(value, int | float) and math.isfinite(value)
         told[f"metric: {name}"] = value if number else str(value)
     return told
@@ -71,5 +71,5 @@ def note(search: str, rank: int, row: ProposalRow) -> str:
     """A note in Markdown on a scored proposal."""
     lines = [f"## {search}/{rank}", "", f"`{row.formula}`", "", f"- score {row.score:.6g}"]
     lines += [f"- rung {row.rung}", f"- made by {row.origin}"]
-    lines += [f"- {name}: {value}" for name, value in row.metrics.items()]
+    lines += [f"- {name}: {value}" for name, value in row.evidence.items()]
     return "\n".join([*lines, "", f"`losssearch show {search}@{row.number}` tells more."])
