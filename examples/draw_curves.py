@@ -17,7 +17,7 @@ from pathlib import Path
 from dashboards.charts import Chart
 from dashboards.curves import charts
 from losssearch.errors import LossSearchError
-from losssearch.report import find_loss
+from losssearch.insight.lookup import find_loss
 
 GAP, HEAD, FOOT = 24, 34, 34
 STYLE = """

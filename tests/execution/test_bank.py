@@ -8,7 +8,7 @@ import torch
 from losssearch.execution.bank import GradientBank
 from losssearch.execution.kernel.assembly import Layout
 from losssearch.execution.reference import loss_gradient
-from losssearch.execution.slopes import FunctionSlopes, KernelSlopes, who_answers
+from losssearch.execution.slopes import FunctionSlopes, HereSlopes, who_answers
 from losssearch.spaces import load_space
 
 SHAPES = {"multiclass": ("logits", 10), "binary": ("logit", None), "regression": ("pred", None)}
@@ -93,7 +93,7 @@ def test_a_function_that_is_no_program_is_asked_by_itself():
     program = loss_gradient(losses_of("multiclass")[0], "logits")
     losses = {0: program, 1: lambda inputs: inputs["logits"]}
     found = who_answers(losses, "logits", Layout("n", "c", {"n": 4, "c": 3}), torch.device("cpu"))
-    assert [(type(answer), answer.order) for answer in found] == [(KernelSlopes, [0]), (FunctionSlopes, [1])]
+    assert [(type(answer), answer.order) for answer in found] == [(HereSlopes, [0]), (FunctionSlopes, [1])]
 
 
 def test_what_a_neighbour_holds_changes_no_bit():

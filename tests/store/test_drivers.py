@@ -48,7 +48,8 @@ def kill(process: subprocess.Popen[str]) -> int:
     process.kill()
     told = process.stdout.read() if process.stdout is not None else ""
     process.wait()
-    reported = [int(line.split()[1]) for line in told.splitlines() if line.startswith("stored")]
+    whole = told.rpartition("\n")[0].splitlines()  # the last line may have been cut by the kill
+    reported = [int(line.split()[1]) for line in whole if line.startswith("stored")]
     return max(reported, default=0)
 
 
