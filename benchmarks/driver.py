@@ -193,7 +193,9 @@ def memory(count: int) -> dict[str, Any]:
         if number % 2:
             entry = Entry(number, key, 20, number / 7)
             ledger.add(entry, program)
-            ledger.take(entry, Score((number * 7919 % 100003) / 100003, per_split=(0.1, 0.2)), 0)
+            ledger.take(
+                entry, Score((number * 7919 % 100003) / 100003, per_split=(0.1, 0.2), trace=key[:16]), 0
+            )
         if number % 96 == 95:
             for due in ledger.to_promote(0, 0.1):
                 ledger.take(due, Score(due.value), 1)

@@ -34,7 +34,7 @@ class Search(Spec):
         proxy: Name of a shipped task, or "path/to/file.py:function".
         controller: What proposes: "portfolio" (all that learn, by what they earn), "evolution", "islands",
             "map_elites", "reinforce", "ppo", "q_learning", "optuna:SAMPLER", "command:WORDS",
-            "openai:ADDRESS?model=NAME", or "random", the control.
+            "openai:ADDRESS?model=NAME", or "random", the control; "portfolio:NAME,NAME" is one of these.
         start: Names of the classical losses to start from; None for all seed points of the space.
         storage: Database URL.
         name: Of the search, in the database; run again under the same name to go on.

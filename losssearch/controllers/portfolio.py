@@ -34,10 +34,13 @@ class Portfolio(Team):
     """Spreads the budget over controllers by what they earn.
 
     Args:
-        arms: Names of controllers, two or more.
+        arms: Names of controllers, two or more, in a sequence or between commas; one from outside is an
+            arm like any other.
     """
 
-    def __init__(self, space: Space, start: Start, seed: int = 0, arms: Sequence[str] = ARMS) -> None:
+    def __init__(self, space: Space, start: Start, seed: int = 0, arms: str | Sequence[str] = ARMS) -> None:
+        if isinstance(arms, str):
+            arms = [name.strip() for name in arms.split(",") if name.strip()]
         if len(set(arms)) < 2 or "portfolio" in arms:
             raise UsageError(
                 f"A portfolio needs two other controllers or more, but got {', '.join(arms) or 'none'}."

@@ -25,7 +25,13 @@ CONTROLLERS = {
     "openai": ("losssearch.controllers.outside.proposer", "FromServer"),
 }
 #: Controllers that take something after a colon, and their name for it: `optuna:nsgaii`.
-ARGUMENTS = {"optuna": "sampler", "pareto": "sampler", "command": "command", "openai": "address"}
+ARGUMENTS = {
+    "optuna": "sampler",
+    "pareto": "sampler",
+    "portfolio": "arms",
+    "command": "command",
+    "openai": "address",
+}
 
 
 def make_controller(name: str, space: Space, start: Start, seed: int = 0) -> Controller:

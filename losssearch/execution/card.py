@@ -1,7 +1,7 @@
 """What is special about a GPU: how many models fit its memory, and that launching costs more than running.
 
 A step of small models is some thirty launches of a few microseconds each, for work that takes less. So an
-epoch is recorded once as a CUDA graph and played again. Nothing here runs on the CPU.
+epoch is recorded once as a CUDA graph and played again. On the CPU all of it steps aside.
 """
 
 from __future__ import annotations

@@ -124,15 +124,19 @@ def _kernel_on(device: torch.device) -> type[KernelSlopes] | None:
     """Who runs the kernel there; None where it does not run."""
     if device.type == "cpu":
         return HereSlopes
-    if why := why_no_kernel(device):
-        _LOG.warning("on %s the losses run through torch: %s", device, why)
-        return None
-    return GpuSlopes
+    return None if why_no_kernel(device) else GpuSlopes
 
 
 @cache
 def why_no_kernel(device: torch.device) -> str:
-    """Why the kernel does not run on this kind of device, or an empty text."""
+    """Why the kernel does not run there, or an empty text; asked once a device, and told in the log."""
+    why = _no_kernel(device)
+    if why:
+        _LOG.warning("on %s the losses run through torch, not the kernel: %s", device, why)
+    return why
+
+
+def _no_kernel(device: torch.device) -> str:
     if device.type != "cuda":
         return f"the kernel has no code for {device.type!r}"
     try:  # whatever is missing, a driver, a compiler, a package: the smallest of losses shows it

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from losssearch.controllers.base import Proposal, Told
 from losssearch.controllers.evolution import Evolution
 from losssearch.controllers.map_elites import MapElites
 from losssearch.controllers.portfolio import ARMS, HAND, Portfolio
-from losssearch.controllers.registry import CONTROLLERS
+from losssearch.controllers.registry import CONTROLLERS, make_controller
 from losssearch.errors import UsageError
 from losssearch.language.canonical import candidate_key
 from losssearch.outcomes import Outcome
@@ -102,6 +103,18 @@ def test_proposals_without_an_answer_are_forgotten_some_day(space: Space, monkey
 def test_a_portfolio_needs_two_other_controllers(space: Space, arms: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="two other controllers"):
         Portfolio(space, [], 0, arms)
+
+
+def test_a_proposer_from_outside_is_one_more_arm(space: Space) -> None:
+    command = f"command:{sys.executable} {Path(__file__).parents[1] / 'contracts' / 'proposer.py'}"
+    name = f"portfolio:random, {command}"
+    portfolio = make_controller(name, space, [], 3)
+    asked = portfolio.ask(48)
+    portfolio.tell([told(p, 0.5 if arm_of(p) == "command" else 0.9) for p in asked])
+    assert {arm_of(p) for p in asked} == {"random", "command"}
+    again = make_controller(name, space, [], 3)
+    again.restore(json.loads(json.dumps(portfolio.state())))
+    assert [p.program.text for p in again.ask(16)] == [p.program.text for p in portfolio.ask(16)]
 
 
 def test_a_state_with_other_arms_is_refused(space: Space) -> None:
