@@ -27,7 +27,7 @@ from losssearch.language.formula import parse
 from losssearch.language.program import Program
 from losssearch.proxies.registry import load_proxy
 from losssearch.records import constants_of, read_program
-from losssearch.session import PROMOTED, ROUND, Session, Spec
+from losssearch.session import ROUND, Session, Spec
 from losssearch.spaces import load_space
 
 CONTROL = "random"
@@ -190,10 +190,10 @@ def _run(controller: str, task: Task, seed: int, budget: Budget) -> Finished:
             if not proposals or state.row.proposals > PROPOSALS_EACH * budget.trained[-1]:
                 break
             verdicts = state.screen(proposals)
-            promoted = state.ledger.to_promote(0, PROMOTED)
+            climbing = state.due()
             fresh = state.admit(proposals, verdicts)
-            state.train([(promoted, 1), (fresh, 0)])
-            state.close_round(proposals, verdicts, promoted)
+            state.train([*climbing, (fresh, 0)])
+            state.close_round(proposals, verdicts, [entry for entries, _ in climbing for entry in entries])
             leader = state.ledger.leader()
             if leader is not None and leader.key != leading:
                 leading, program = leader.key, state.ledger.program(leader)

@@ -77,7 +77,8 @@ def judge(tree: Tree) -> tuple[float, int]:
     """Mean error over the splits at the best rate and epoch, and the number of trainings."""
     proxy = load_proxy(PROXY)
     rung, setting = proxy.rungs[0], proxy.setting()
-    curves: dict[float, list[list[float]]] = {rate: [] for rate in setting.rates[: rung.rate_count]}
+    rates = rung.rates or setting.rates[: rung.rate_count]
+    curves: dict[float, list[list[float]]] = {rate: [] for rate in rates}
     done = 0
     for split in rung.splits:
         for rate in list(curves):

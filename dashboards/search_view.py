@@ -12,11 +12,10 @@ from dashboards.charts import Chart, Line, chart
 from losssearch.errors import LossSearchError
 from losssearch.outcomes import Outcome
 from losssearch.spaces import load_space
-from losssearch.store.rows import ProposalRow, Ranked, RoundRow, SearchRow
+from losssearch.store.rows import CHOSEN, ProposalRow, Ranked, RoundRow, SearchRow
 from losssearch.store.store import Store
 
 ROWS = 25  # of a leaderboard on one page
-CHOSEN = 3  # the rung of the loss that stands for a search
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,10 @@ class Entry:
     constants: Mapping[str, Any]
     score: float | None
     rung: int
+    is_chosen: bool
     size: int
     origin: str
     tags: tuple[str, ...]
-
-    @property
-    def is_chosen(self) -> bool:
-        return self.rung >= CHOSEN
 
 
 @dataclass(frozen=True)
@@ -120,7 +116,7 @@ def entries(board: Iterable[Ranked], space: str) -> list[Entry]:
         found.append(
             Entry(
                 ranked.rank, candidate.key, text, first_values(candidate.constants),
-                proposal.score, proposal.rung, candidate.size, proposal.origin,
+                proposal.score, proposal.rung, proposal.is_chosen, candidate.size, proposal.origin,
                 tags(candidate.name or known.get(text), proposal),
             )
         )  # fmt: skip
@@ -167,7 +163,7 @@ def progress_chart(points: Sequence[tuple[int, float, int]]) -> Chart | None:
             best = score
             steps.append((float(number), best))
     steps.append((float(points[-1][0]), best))
-    chosen = [(float(n), s) for n, s, rung in points if rung >= CHOSEN]
+    chosen = [(float(n), s) for n, s, rung in points if rung == CHOSEN]
     scores = sorted(s for _, s, _ in points)
     low = scores[0]
     high = max(scores[len(scores) * 3 // 4], low + 1e-6, *(s for _, s in chosen))

@@ -117,7 +117,7 @@ def leaderboard(
 ) -> None:
     """The best losses of a search. Each rung has splits of its own: compare scores within a rung only.
 
-    In JSON, rows of the same "splits_of" compare; "rung" is 3 for the loss that was chosen.
+    In JSON, "chosen" is true for the loss that stands for the search.
     """
     _leaderboard(name, storage, limit, json, pareto)
 

@@ -24,8 +24,8 @@ from losssearch.screening.fingerprint import VARIANT
 from losssearch.screening.pipeline import Verdict
 from losssearch.screening.scale import gradient_scale
 from losssearch.selection import choose
-from losssearch.session import CHOSEN, Session
-from losssearch.store.rows import ScoreUpdate
+from losssearch.session import Session
+from losssearch.store.rows import CHOSEN, ScoreUpdate
 from losssearch.tuning import BATCH, SEARCH_SPLITS, Tuned, try_settings
 
 FINALISTS = 24
@@ -75,22 +75,24 @@ def hold_finals(state: Session) -> None:
 
 def _finalists(state: Session) -> tuple[list[Entry], int]:
     """Who is judged, and on which rung."""
-    best = state.ledger.diverse(FINALISTS, rung=1) or state.ledger.best(1)
+    final = state.final
+    best = state.ledger.diverse(FINALISTS, final - 1) or state.ledger.best(1)
     if state.controller.objectives > 1:
         best += _front(state, {e.key for e in best})
-    new = [e for e in best if e.rung < FINAL_RUNG]
-    most = state.left() / state.price(FINAL_RUNG)
+    new = [e for e in best if e.rung < final]
+    most = state.left() / state.price(final)
     if most >= min(LEAST, len(new)):
         paid = max(LEAST, min(most * FINALISTS_SHARE, len(new)))
         unpaid = {e.key for e in new[int(paid) :]}
-        return [e for e in best if e.key not in unpaid], FINAL_RUNG
+        return [e for e in best if e.key not in unpaid], final
     rung = max(e.rung for e in state.ledger if math.isfinite(e.value))
     return state.ledger.diverse(FINALISTS, rung), rung
 
 
 def _front(state: Session, known: Collection[str]) -> list[Entry]:
     """The promoted that no other beats in score, guard and size, without the `known`; some at most."""
-    rows = [r for r in state.store.leaderboard(state.row.name, limit=POOL) if r.proposal.rung == 1]
+    board = state.store.leaderboard(state.row.name, limit=POOL)
+    rows = [r for r in board if r.proposal.rung == state.final - 1]
     keys = [rows[i].candidate.key for i in undominated([point(r, state.guard) for r in rows])]
     fresh = [state.ledger.entries[k] for k in keys if k in state.ledger.entries and k not in known]
     return fresh[: FINALISTS // 2]
@@ -146,13 +148,15 @@ def _slim(
     for entry in sorted(entries, key=lambda e: e.order):
         if not entry.variant and math.isfinite(entry.value):
             best.setdefault(structure_key(state.ledger.program(entry)), entry)
-    half, whole = state.left() / 2, len(state.proxy.runs(1, [0]))
+    half, whole = state.left() / 2, len(state.proxy.runs(state.final - 1, [0]))
     judged = half / state.price(rung)
     parents = list(best.values())[:SLIMMED]
-    most = (half / state.price(1) - len(parents)) * whole  # they may have to be trained there first
+    most = (
+        half / state.price(state.final - 1) - len(parents)
+    ) * whole  # they may have to be trained there first
     if judged < 1 or most < 0:
         return [], []
-    most = min(most, FINALISTS * len(state.proxy.runs(FINAL_RUNG, [0])))
+    most = min(most, FINALISTS * len(state.proxy.runs(state.final, [0])))
     made = [
         (program, parent.key)
         for parent in parents

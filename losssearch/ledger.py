@@ -4,8 +4,9 @@ One entry a loss that passed the screens: numbers and a key, some 500 bytes howe
 programs of the HELD entries used last are at hand; an older one is read from the store again on the day it is
 promoted. A loss that trains exactly like an earlier one is its twin, the same in other words: it is neither
 promoted nor chosen, and counts as known. Who leads and who is due to be promoted is kept in one heap a rung,
-so that a round costs the same with a hundred entries as with a million. The ledger is rebuilt from the store
-when a search is resumed, and gives the rows that a round commits.
+so that a round costs the same with a hundred entries as with a million. What a score of one rung is worth on
+the next is learnt from all that climbed. The ledger is rebuilt from the store when a search is resumed, and
+gives the rows that a round commits.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from losssearch.controllers.base import Proposal, Told
 from losssearch.language.canonical import structure_key
 from losssearch.language.program import Program
 from losssearch.outcomes import Outcome
 from losssearch.records import constants_of
-from losssearch.selection import Score
-from losssearch.store.rows import TRACE, CandidateRow, ProposalRow, ScoreUpdate
+from losssearch.selection import Climb, Score
+from losssearch.store.rows import CLIMBED, TRACE, CandidateRow, ProposalRow, ScoreUpdate
 
 HELD = 2048  # programs that are kept in memory; more than the entries of a round
 OF_A_STRUCTURE = 2  # finalists
@@ -46,6 +48,7 @@ class Entry:
         row: For the store, until the round is committed.
         trace: Of its first trainings, see `Score`.
         twin: Key of the earlier entry with that trace, if there is one.
+        climbed: The rungs that it stood on before, and its scores there.
     """
 
     number: int
@@ -60,6 +63,7 @@ class Entry:
     row: CandidateRow | None = None
     trace: str = ""
     twin: str = ""
+    climbed: tuple[tuple[int, float], ...] = ()
 
     @property
     def order(self) -> tuple[float, int, int]:
@@ -81,8 +85,11 @@ class Entry:
             found |= {"worst_split": own.worst, "splits": len(own.per_split)}
         if own.rates:
             found["rates"] = dict(own.rates)
+        found |= {f"error_{name}": fmean(errors) for name, errors in own.others.items()}
         if self.trace:
             found[TRACE] = self.trace
+        if self.climbed:
+            found[CLIMBED] = [list(step) for step in self.climbed]
         return found, own.detail
 
 
@@ -95,13 +102,12 @@ class Ledger:
 
     Args:
         read: Gives the program of a stored proposal by its number.
-        offsets: Rung -> what is added to its scores so that they compare with those of rung 0, which stand on
-            other splits: the difference that one reference loss shows.
+        climbs: What a score is worth on the next rung, for each rung of the search but the highest.
     """
 
     read: Callable[[int], Program]
     entries: dict[str, Entry] = field(default_factory=dict)
-    offsets: dict[int, float] = field(default_factory=dict)
+    climbs: list[Climb] = field(default_factory=lambda: [Climb()])
     _held: dict[str, Program] = field(default_factory=dict, repr=False)  # the one used last comes last
     _heaps: dict[int, list[_Place]] = field(default_factory=dict, repr=False)
     _reached: Counter[int] = field(default_factory=Counter, repr=False)  # rung -> entries there now
@@ -133,8 +139,12 @@ class Ledger:
             self._reached[entry.rung] -= 1
         self._reached[rung] += 1
         self._unsettled.append(entry)
-        entry.score, entry.rung, entry.outcome = score, rung, score.outcome
-        entry.value = math.inf if score.value is None else score.value
+        value = math.inf if score.value is None else score.value
+        if 0 <= entry.rung < rung:
+            entry.climbed += ((entry.rung, entry.value),)
+        if 0 <= entry.rung == rung - 1 < len(self.climbs):
+            self.climbs[entry.rung].add(entry.number, entry.value, value)
+        entry.score, entry.rung, entry.outcome, entry.value = score, rung, score.outcome, value
         if score.trace and not entry.trace:
             entry.trace = score.trace
             first = self._traces.setdefault(score.trace, entry.key)
@@ -194,11 +204,16 @@ class Ledger:
             heapq.heappush(heap, place)
         return [self.entries[place[3]] for place in places]
 
+    def expected(self, entry: Entry) -> float | None:
+        """Its score as far as it can be foreseen on the highest rung of the search; None without one."""
+        value = entry.value
+        for climb in self.climbs[max(entry.rung, 0) :]:
+            value = climb.expected(value)
+        return value if math.isfinite(value) else None
+
     def told(self, entry: Entry) -> Told:
         """What the controller hears of a trained loss that is no twin."""
-        value = entry.value + self.offsets.get(entry.rung, 0.0)
-        heard = value if math.isfinite(value) else None
-        program = self.program(entry)
+        program, heard = self.program(entry), self.expected(entry)
         return Told(entry.number, entry.key, program, heard, entry.outcome, entry.size, entry.rung)
 
     def credited(self, proposal: Proposal, outcome: Outcome, same_as: str) -> Told:
@@ -207,8 +222,7 @@ class Ledger:
         own = Told(proposal.number, same_as, proposal.program, None, outcome, proposal.program.size, 0)
         if entry is None:
             return own
-        value = entry.value + self.offsets.get(entry.rung, 0.0)
-        return replace(own, score=value if math.isfinite(value) else None, rung=entry.rung)
+        return replace(own, score=self.expected(entry), rung=entry.rung)
 
     def row(
         self,

@@ -15,8 +15,6 @@ from losssearch.spaces import load_space
 from losssearch.store.store import Store
 from losssearch.terminal import number, out, print_table
 
-CHOSEN = 3  # the rung of the loss that stands for a search
-
 if TYPE_CHECKING:
     from losssearch.ablation import Ablation
     from losssearch.audit.audit import Report
@@ -48,8 +46,7 @@ def print_ablation(found: Ablation) -> None:
 def leaderboard_rows(name: str, storage: str, limit: int, pareto: bool = False) -> list[dict[str, Any]]:
     """The best losses of a search, best first; or those that none beats in score, guard and size.
 
-    Each rung has splits of its own, so only scores of the same `splits_of` compare. Rung 3 is the chosen
-    loss; its score stands on the splits of the rung that judged the finals.
+    Each rung has splits of its own, so that only scores of the same rung compare.
     """
     with Store.open(storage, read_only=True) as store:
         search = store.search(name)
@@ -65,8 +62,8 @@ def leaderboard_rows(name: str, storage: str, limit: int, pareto: bool = False) 
             "loss": d.reference,
             "score": d.score,
             "metric": search.config.get("metric"),
-            "rung": (rung := d.proposal.rung if d.proposal else 0),
-            "splits_of": final if rung == CHOSEN else rung,
+            "rung": final if d.is_chosen else d.proposal.rung if d.proposal else 0,
+            "chosen": d.is_chosen,
             "size": d.program.size,
             "formula": d.formula,
             "constants": d.program.constant_values,
@@ -89,7 +86,7 @@ def print_leaderboard(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
             [
                 str(row["loss"]),
                 number(row["score"]),
-                f"{row['splits_of']}, chosen" if row["rung"] == CHOSEN else str(row["rung"]),
+                f"{row['rung']}, chosen" if row["chosen"] else str(row["rung"]),
                 str(row["size"]),
                 _with_constants(str(row["formula"]), row["constants"])
                 + (f"   ({row['known_as']})" if row["known_as"] else ""),
@@ -100,7 +97,7 @@ def print_leaderboard(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     )
     metric = rows[0]["metric"] or "error"  # searches of older versions do not say it
     out.print(f"The score is the validation {metric}: lower is better.", markup=False)
-    if len({row["splits_of"] for row in rows}) > 1:
+    if len({row["rung"] for row in rows}) > 1:
         out.print("Compare scores within a rung only: each rung has splits of its own.", markup=False)
 
 

@@ -60,6 +60,11 @@ class Discovered:
         return self.proposal.score if self.proposal else None
 
     @property
+    def is_chosen(self) -> bool:
+        """Whether it stands for its search."""
+        return self.proposal is not None and self.proposal.is_chosen
+
+    @property
     def latex(self) -> str:
         from losssearch.language.latex import to_latex
 

@@ -87,10 +87,12 @@ class Search(Spec):
                 if not proposals:
                     break
                 verdicts = state.screen(proposals)
-                promoted = state.due()
+                climbing = state.due()
                 fresh = state.admit(proposals, verdicts)
-                state.train([(promoted, 1), (fresh, 0)])
-                state.close_round(proposals, verdicts, promoted)
+                state.train([*climbing, (fresh, 0)])
+                state.close_round(
+                    proposals, verdicts, [entry for entries, _ in climbing for entry in entries]
+                )
             hold_finals(state)
             state.status("finished")
             return state.result()

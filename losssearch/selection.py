@@ -1,17 +1,20 @@
 """Which of many noisy scores is to be believed?
 
 All losses are trained on the same splits, so that they are compared, not their luck. The score of a loss at a
-rung is the mean over conditions of its mean error over splits at its *best* learning rate and number of
-epochs there: both are fair, since every loss chooses its own. The best of many is flattered by noise; among
-those that are tied with it, the simplest and the steadiest is taken.
+rung is its mean error over splits at its *best* learning rate and number of epochs: both are fair, since
+every loss chooses its own. The best of many is flattered by noise; among those that are tied with it, the
+simplest and the steadiest is taken. Where a rung has a second condition, it is asked of those who are tied:
+errors of two conditions have no common scale, and the one that differs most would decide alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from bisect import insort
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import fmean
 
 import numpy as np
 
@@ -20,6 +23,9 @@ from losssearch.outcomes import Outcome
 
 TELLING = 12  # different numbers in which two losses that train differently agree by no chance
 TIE = 0.5  # standard errors of the paired difference
+CLIMBS = 400  # losses that tell what a score is worth on the next rung: the youngest that climbed
+ENOUGH = 12  # of them, before they tell how much of a score is luck
+STEEPEST, FLATTEST = 1.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -27,15 +33,16 @@ class Score:
     """What one rung says of one loss.
 
     Args:
-        value: The score, lower is better; None when no rate could be scored on every split.
-        worst: The largest error of a split at the chosen rates.
-        per_split: Errors at the chosen rates, in the order of conditions and splits; for pairing.
-        metrics: Mean guard metrics at the chosen rates.
+        value: The score, lower is better; None when no rate could be scored on every split of a condition.
+        worst: The largest error of a split at the chosen rate.
+        per_split: Errors at the chosen rate, in the order of splits; for pairing.
+        metrics: Mean guard metrics at the chosen rates, over all conditions.
         rates: Condition -> chosen rate.
         outcome: SCORED, or why there is no score.
         detail: The first complaint of a training, for a person.
         trace: What all trainings said, in short, if it was much: losses of one trace train alike, whatever
             their formulas.
+        others: Errors by split under every condition but the first.
     """
 
     value: float | None
@@ -46,6 +53,7 @@ class Score:
     outcome: Outcome = Outcome.SCORED
     detail: str = ""
     trace: str = ""
+    others: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def score(runs: Sequence[Run], results: Sequence[RunResult]) -> Score:
@@ -53,8 +61,7 @@ def score(runs: Sequence[Run], results: Sequence[RunResult]) -> Score:
     table: dict[str, dict[float, dict[int, RunResult]]] = {}
     for run, result in zip(runs, results, strict=True):
         table.setdefault(run.condition, {}).setdefault(run.rate, {})[run.split] = result
-    values: list[float] = []
-    errors: list[float] = []
+    errors: dict[str, list[float]] = {}
     rates: dict[str, float] = {}
     guards: dict[str, list[float]] = {}
     for condition, by_rate in table.items():
@@ -68,13 +75,16 @@ def score(runs: Sequence[Run], results: Sequence[RunResult]) -> Score:
             return Score(None, outcome=worst.outcome, detail=worst.detail)
         best = min(whole, key=lambda rate: (float(np.mean(whole[rate])), rate))
         rates[condition] = best
-        values.append(float(np.mean(whole[best])))
-        errors += whole[best]
+        errors[condition] = whole[best]
         for result in by_rate[best].values():
             for name, value in result.metrics.items():
                 guards.setdefault(name, []).append(value)
     means = {name: float(np.mean(found)) for name, found in guards.items()}
-    return Score(float(np.mean(values)), max(errors), tuple(errors), means, rates, trace=_trace(results))
+    first, *others = (tuple(found) for found in errors.values())
+    return Score(
+        float(np.mean(first)), max(first), first, means, rates, trace=_trace(results),
+        others=dict(zip(list(errors)[1:], others, strict=True)),
+    )  # fmt: skip
 
 
 def _trace(results: Sequence[RunResult]) -> str:
@@ -94,24 +104,75 @@ def _best_epoch(results: Sequence[RunResult]) -> list[float]:
     return [float(e) for e in table[:, int(np.argmin(table.mean(axis=0)))]]
 
 
+class Climb:
+    """What a score of one rung is worth on the next, which stands on other and more splits.
+
+    Those that climb were chosen by their score below, and the best of many are lucky: above they do worse. A
+    line through (below, above) of all that climbed tells by how much, and is not bent by the choice, since it
+    was made by what stands on the first axis. Its slope is that of Theil and Sen (the median over all pairs),
+    kept within FLATTEST and STEEPEST, which a few losses that fail above do not turn. With few pairs it is 1.
+
+    Source:
+        Sen 1968, Journal of the American Statistical Association 63.
+    """
+
+    def __init__(self) -> None:
+        self._pairs: list[tuple[int, float, float]] = []  # number of the loss, below, above
+        self._line: tuple[float, float] | None = None  # slope and height, once they are known
+
+    def add(self, number: int, below: float, above: float) -> None:
+        """Loss `number` climbed; which are known does not depend on the order in which they are told."""
+        if math.isfinite(below) and math.isfinite(above):
+            insort(self._pairs, (number, below, above))
+            del self._pairs[:-CLIMBS]
+            self._line = None
+
+    def expected(self, below: float) -> float:
+        """The score to be expected above; the score itself as long as nobody climbed."""
+        if self._line is None:
+            self._line = self._fitted()
+        slope, height = self._line
+        return slope * below + height
+
+    def _fitted(self) -> tuple[float, float]:
+        if not self._pairs:
+            return 1.0, 0.0
+        _, below, above = np.array(self._pairs).T
+        slope = 1.0
+        if len(below) >= ENOUGH:
+            first, second = np.triu_indices(len(below), 1)
+            run = below[second] - below[first]
+            rise = (above[second] - above[first])[run != 0] / run[run != 0]
+            slope = float(np.clip(np.median(rise), FLATTEST, STEEPEST)) if len(rise) else FLATTEST
+        return slope, float(np.median(above - slope * below))
+
+
 def choose(scores: Mapping[str, Score], sizes: Mapping[str, int]) -> str | None:
     """The key of the loss to stand for the search: of those tied with the best, the simplest and steadiest.
 
-    Tied means that the mean paired difference to the best is within TIE standard errors of that difference.
+    Tied are those whose mean paired difference to the best is within TIE standard errors of that difference;
+    and of these, under each further condition in turn, those tied with the best of them there.
     """
-    scored = {key: s for key, s in scores.items() if s.value is not None}
-    if not scored:
+    left = {key: s for key, s in scores.items() if s.value is not None}
+    if not left:
         return None
-    best = min(scored, key=lambda key: (_value(scored[key]), sizes[key], key))
-    reference = np.array(scored[best].per_split)
-    tied = [best]
-    for key, own in scored.items():
-        if key == best or len(own.per_split) != len(reference) or len(reference) < 2:
-            continue
-        gap = np.array(own.per_split) - reference
-        if gap.mean() <= TIE * gap.std(ddof=1) / math.sqrt(len(gap)):
-            tied.append(key)
-    return min(tied, key=lambda key: (sizes[key], scored[key].worst, _value(scored[key]), key))
+
+    def rank(key: str) -> tuple[int, float, float, str]:
+        return sizes[key], left[key].worst, _value(left[key]), key
+
+    for condition in (None, *next(iter(left.values())).others):
+        errors = {key: s.per_split if condition is None else s.others[condition] for key, s in left.items()}
+        means = {key: _value(s) if condition is None else fmean(errors[key]) for key, s in left.items()}
+        best = min(left, key=lambda key: (means[key], *rank(key)))
+        left = {key: s for key, s in left.items() if key == best or _tied(errors[key], errors[best])}
+    return min(left, key=rank)
+
+
+def _tied(errors: Sequence[float], least: Sequence[float]) -> bool:
+    if len(errors) != len(least) or len(errors) < 2:
+        return False
+    gap = np.array(errors) - np.array(least)
+    return bool(gap.mean() <= TIE * gap.std(ddof=1) / math.sqrt(len(gap)))
 
 
 def _value(own: Score) -> float:

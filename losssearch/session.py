@@ -32,21 +32,29 @@ from losssearch.result import Discovered, SearchResult
 from losssearch.screening.fingerprint import VARIANT
 from losssearch.screening.pipeline import Screens, Verdict
 from losssearch.screening.scale import gradient_scale
-from losssearch.selection import Score, score
+from losssearch.selection import Climb, Score, score
 from losssearch.spaces import ClassicalLoss, Space, load_space
 from losssearch.store.mirror import Mirror
-from losssearch.store.rows import TRACE, TRAINED, CandidateRow, ProposalRow, ScoreUpdate, SearchRow
+from losssearch.store.rows import (
+    CHOSEN,
+    CLIMBED,
+    TRACE,
+    TRAINED,
+    CandidateRow,
+    ProposalRow,
+    ScoreUpdate,
+    SearchRow,
+)
 from losssearch.store.store import Store
 from losssearch.tuning import GRADIENT, TUNER, Tuned
 
 ROUND = 96  # proposals a round
 PAGE = 2000  # proposals that are read at once on resume
-PROMOTED = 0.1  # share of the trained that is trained again on more splits
+PROMOTED = 0.1  # share of the trained that climbs to the highest rung before the finals
 FINALS_SHARE = 0.15  # of a time budget is kept for the finals
 ROUND_SHARE = 0.75  # of the time left before them is the most that a round may take
 JOB_S = 4.0  # of work in one job, where time is the budget
 LEADERS = 24  # of a result
-CHOSEN = 3  # the rung of the loss that stands for the search
 
 
 @dataclass(frozen=True)
@@ -171,15 +179,22 @@ class Session:
             for loss in self.space.losses.values()
         )
 
+    @property
+    def final(self) -> int:
+        """The rung of the finals, the last of the proxy's; losses climb to the one below it."""
+        return len(self.proxy.rungs) - 1
+
     def measure(self, reference: ClassicalLoss) -> None:
-        """Train the first start loss at both rungs: scores of different splits are compared through it."""
+        """Train the first start loss on every rung: scores of different splits are compared through it."""
         scale = gradient_scale(reference.program, self.space)
         key = candidate_key(reference.program)
-        runs = [tuple(self.proxy.runs(rung, [0])) for rung in (0, 1)]
+        runs = [tuple(self.proxy.runs(rung, [0])) for rung in range(self.final)]
         results = self.evaluator.evaluate([Contender(key, reference.program, scale, own) for own in runs])
         values = [score(own, found).value for own, found in zip(runs, results, strict=True)]
-        if values[0] is not None and values[1] is not None:
-            self.ledger.offsets = {1: values[0] - values[1], 2: values[0] - values[1]}
+        self.ledger.climbs = [Climb() for _ in range(self.final - 1)]
+        for climb, below, above in zip(self.ledger.climbs, values, values[1:], strict=False):
+            if below is not None and above is not None:
+                climb.add(-1, below, above)
 
     def resume(self) -> None:
         """Take up what earlier rounds left."""
@@ -205,6 +220,8 @@ class Session:
         entry = Entry(row.number, row.candidate_key, program.size, candidate.scale, VARIANT in row.detail)
         self.ledger.add(entry, program)
         trace = str(row.metrics.get(TRACE, ""))
+        for step, value in row.metrics.get(CLIMBED, ()):
+            self.ledger.take(entry, Score(float(value), trace=trace), int(step))
         score = Score(row.score, outcome=Outcome[row.outcome], detail=row.detail, trace=trace)
         self.ledger.take(entry, score, rung)
         self.ledger.settle()
@@ -223,14 +240,24 @@ class Session:
         """
         if self.candidates is not None:
             return max(0, min(ROUND, self.candidates - self.row.proposals))
-        fit = (self.left(FINALS_SHARE) * ROUND_SHARE - len(self.due()) * self.price(1)) / self.price(0)
+        due = sum(self.price(rung) for entries, rung in self.due() for _ in entries)
+        fit = (self.left(FINALS_SHARE) * ROUND_SHARE - due) / self.price(0)
         start = len(self.controller.start) if self.row.rounds == 0 else 0
         return int(min(ROUND, max(start, fit)))
 
-    def due(self) -> list[Entry]:
-        """Who is trained on more splits in the next round; it takes half of what the round may at most."""
-        due, most = self.ledger.to_promote(0, PROMOTED), self.left(FINALS_SHARE) * ROUND_SHARE / 2
-        return due[: int(min(most / self.price(1), len(due)))]
+    def due(self) -> list[tuple[list[Entry], int]]:
+        """Who climbs to which rung in the next round, the highest first; half of what the round may cost.
+
+        The same share climbs from every rung, so that PROMOTED of all reach the highest.
+        """
+        share, most = PROMOTED ** (1 / max(1, self.final - 1)), self.left(FINALS_SHARE) * ROUND_SHARE / 2
+        climbing = []
+        for rung in range(self.final - 1, 0, -1):
+            due = self.ledger.to_promote(rung - 1, share)
+            due = due[: int(min(most / self.price(rung), len(due)))]
+            most -= len(due) * self.price(rung)
+            climbing.append((due, rung))
+        return climbing
 
     def price(self, rung: int) -> float:
         """Seconds that one loss costs on a rung, as far as is known."""

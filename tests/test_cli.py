@@ -79,7 +79,7 @@ def tell(folder: Path, monkeypatch: pytest.MonkeyPatch):
 def test_run_answers_with_its_leaderboard_alone_on_stdout(folder: Path, tell) -> None:
     rows = json.loads((folder / "run.json").read_text())
     assert rows[0]["loss"] == "demo/1"
-    assert rows[0]["rung"] == 3
+    assert (rows[0]["rung"], rows[0]["chosen"]) == (2, True)
     assert rows == json.loads(tell("leaderboard", "demo", "--json"))[: len(rows)]
 
 
@@ -126,9 +126,9 @@ def test_the_leaderboard_says_which_scores_compare(folder: Path, tell) -> None:
     with Store.open(f"sqlite:///{folder}/losses.db", read_only=True) as store:
         rows = {f"demo/{i + 1}": r.proposal for i, r in enumerate(store.leaderboard("demo", limit=100))}
     for row in board:
-        assert row["splits_of"] == (2 if row["rung"] == 3 else row["rung"]) <= 2
-        assert row["rung"] == rows[row["loss"]].rung
-    assert {row["splits_of"] for row in board} == {0, 2}
+        assert row["chosen"] is rows[row["loss"]].is_chosen is (row["loss"] == "demo/1")
+        assert row["rung"] == (2 if row["chosen"] else rows[row["loss"]].rung)
+    assert {row["rung"] for row in board} == {0, 2}
     note = "Compare scores within a rung only"
     assert note in tell("leaderboard", "demo", "--limit", "100")
     assert note not in tell("leaderboard", "demo", "--limit", "2")  # both of the finals
@@ -469,7 +469,7 @@ def test_a_users_folders_do_not_disturb_a_search(crowded: Path, workers: str) ->
         cwd=crowded, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(done.stdout)[0]["rung"] == 3
+    assert json.loads(done.stdout)[0]["chosen"] is True
     assert "is mine" not in done.stderr
 
 

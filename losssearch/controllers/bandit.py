@@ -63,6 +63,11 @@ class Bandit:
         good, bad = self.earned[arm]
         self.earned[arm] = (good + success, bad + (not success))
 
+    def redeem(self, arm: str) -> None:
+        """A result that was told as none was a success after all."""
+        good, bad = self.earned[arm]
+        self.earned[arm] = (good + 1, max(0.0, bad - 1))
+
     def state(self) -> dict[str, list[float]]:
         return {arm: list(earned) for arm, earned in self.earned.items()}
 

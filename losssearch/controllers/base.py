@@ -60,10 +60,11 @@ class Told:
         number: That of the proposal; a candidate that is scored again keeps its number.
         key: Key of the candidate.
         program: As it was judged.
-        score: Lower is better; None where there is none.
+        score: Lower is better; None where there is none. A search tells what it expects on its highest rung,
+            less of the luck of few splits.
         outcome: Of its life so far.
         size: Nodes of the program.
-        rung: How far it came, from 0; scores of higher rungs are surer.
+        rung: How far it came, from 0.
         guard: The proxy's first guard metric, lower is better; None where it is unknown.
     """
 

@@ -3,8 +3,7 @@
 Parents win tournaments, or stand on the front of what is best at its size; children are parents
 changed, crossed or added together, and some are drawn afresh. Who survives is the front, then
 the young and good; each structure and each score keep few places, so that variants of one loss do
-not crowd out the rest. A score of a low rung rests on few splits and is shrunk towards the median of
-the living: the best of many such scores is mostly luck.
+not crowd out the rest.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from statistics import median
 from typing import Any
 
 from losssearch.controllers.base import Controller, Idea, Start, Told, read_back, written
@@ -27,7 +25,6 @@ from losssearch.outcomes import Outcome
 from losssearch.spaces import Space
 
 TRIES = 10
-RELIABILITY = (0.5, 0.85, 1.0)  # of a score by its rung: the share of it that is not luck
 _FRESH, _CROSSOVER, _BLEND, _CONSTANTS, _MUTATION = range(5)
 
 
@@ -102,7 +99,6 @@ class Evolution(Controller):
         self._totals = list(accumulate(_WEIGHTS[name] for name in MUTATIONS))
         s = self.settings
         self._shares = list(accumulate((s.fresh, s.crossover, s.blend, s.constants, s.mutation)))
-        self._fitness: dict[str, float] = {}
         self._front: list[Individual] = []
 
     # Children.
@@ -139,7 +135,7 @@ class Evolution(Controller):
         if self._front and draws.chance(self.settings.front):
             return draws.pick(self._front)
         rivals = [draws.pick(self.population) for _ in range(self.settings.tournament)]
-        return min(rivals, key=lambda one: (self._fitness[one.key], one.size))
+        return min(rivals, key=lambda one: (one.score, one.size))
 
     # Survivors.
 
@@ -164,16 +160,15 @@ class Evolution(Controller):
         self.population = [*kept, one]
 
     def _select(self) -> None:
-        """Rank, find the front, and drop whom there is no room for."""
-        self._rank()
+        """Find the front, and drop whom there is no room for."""
         places: Counter[object] = Counter()
         ranked: list[Individual] = []
-        for one in sorted(self.population, key=lambda one: (self._fitness[one.key], one.size)):
-            same = one.structure, self._fitness[one.key]
+        for one in sorted(self.population, key=lambda one: (one.score, one.size)):
+            same = one.structure, one.score
             places.update(same)
             if all(places[niche] <= self.settings.niche for niche in same):
                 ranked.append(one)
-        self._front = _front(ranked, self._fitness)
+        self._front = _front(ranked)
         if len(ranked) > self.settings.population:
             on_front = {one.key for one in self._front}
             now = max(one.born for one in ranked)
@@ -181,21 +176,12 @@ class Evolution(Controller):
                 key=lambda one: (
                     one.key not in on_front,
                     now - one.born > self.settings.lifetime,
-                    self._fitness[one.key],
+                    one.score,
                     one.size,
                 )
             )
             del ranked[self.settings.population :]
         self.population = ranked
-
-    def _rank(self) -> None:
-        if not self.population:
-            return
-        centre = median(one.score for one in self.population)
-        self._fitness = {
-            one.key: centre + RELIABILITY[min(one.rung, len(RELIABILITY) - 1)] * (one.score - centre)
-            for one in self.population
-        }
 
     # State.
 
@@ -209,7 +195,6 @@ class Evolution(Controller):
                     "size": one.size,
                     "rung": one.rung,
                     "born": one.born,
-                    "fitness": self._fitness[one.key],  # stands on some who did not survive
                 }
                 for one in self.population
             ],
@@ -217,7 +202,7 @@ class Evolution(Controller):
         }
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        self.population, self._fitness = [], {}
+        self.population = []
         for data in state["population"]:
             program = read_back(data, self.space.signature)
             self.population.append(
@@ -231,18 +216,17 @@ class Evolution(Controller):
                     structure=structure_key(program),
                 )
             )
-            self._fitness[str(data["key"])] = float(data["fitness"])
         living = {one.key: one for one in self.population}
         self._front = [living[key] for key in state["front"]]
 
 
-def _front(ranked: list[Individual], fitness: Mapping[str, float]) -> list[Individual]:
-    """Of losses sorted by fitness, those smaller than all better ones, and not hopeless."""
+def _front(ranked: list[Individual]) -> list[Individual]:
+    """Of losses sorted by score, those smaller than all better ones, and not hopeless."""
     if not ranked:
         return []
-    hopeless = fitness[ranked[len(ranked) // 2].key]
+    hopeless = ranked[len(ranked) // 2].score
     front: list[Individual] = []
     for one in ranked:
-        if (not front or one.size < front[-1].size) and fitness[one.key] <= hopeless:
+        if (not front or one.size < front[-1].size) and one.score <= hopeless:
             front.append(one)
     return front

@@ -12,15 +12,13 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from statistics import median
 from typing import Any, NamedTuple
 
 from losssearch.controllers.base import Controller, Idea, Start, Told, read_back, written
-from losssearch.controllers.evolution import RELIABILITY
 from losssearch.controllers.random import Fresh
 from losssearch.controllers.variation import MUTATIONS, crossed, mutated
 from losssearch.errors import UsageError
@@ -114,7 +112,6 @@ class MapElites(Controller):
         self._names = frozenset(self.sampler.grammar.rightness or ())
         s = self.settings
         self._shares = list(accumulate((s.fresh, s.crossover, s.mutation)))
-        self._centre = 0.0  # median score of the elites before the last portion of results
 
     def _propose(self, number: int, draws: Draws) -> Idea:
         elites = list(self.archive.values())
@@ -134,11 +131,6 @@ class MapElites(Controller):
                     return Idea(found[0], (mother.key,), f"mutation: {found[1]}")
         return self.fresh.draw(draws)
 
-    def tell(self, results: Sequence[Told]) -> None:
-        if self.archive:
-            self._centre = median(one.score for one in self.archive.values())
-        super().tell(results)
-
     def _learn(self, told: Told) -> None:
         score = told.finite_score
         home = next((cell for cell, one in self.archive.items() if one.key == told.key), None)
@@ -151,13 +143,9 @@ class MapElites(Controller):
             return
         new = Elite(told.key, told.program, score, told.size, told.rung)
         cell = cell_of(told.program, self._names)
-        if cell not in self.archive or self._order(new) < self._order(self.archive[cell]):
+        old = self.archive.get(cell)
+        if old is None or (new.score, new.size) < (old.score, old.size):
             self.archive[cell] = new
-
-    def _order(self, one: Elite) -> tuple[float, int]:
-        """Its score, shrunk by what is luck in it, then its size."""
-        reliability = RELIABILITY[min(one.rung, len(RELIABILITY) - 1)]
-        return self._centre + reliability * (one.score - self._centre), one.size
 
     def _state(self) -> dict[str, Any]:
         return {

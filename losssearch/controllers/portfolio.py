@@ -1,8 +1,9 @@
 """Which controller is best for this task? Nobody knows beforehand: try several, give more to who earns more.
 
-Proposals are dealt in hands of eight, and a bandit says whose each hand is. A result is a success if it
-is among the best tenth of the last few hundred, which is about what gets promoted; a known loss in other
-words is none. Every arm is a full controller and hears of every result: evolution, islands and map_elites
+Proposals are dealt in hands of eight, and a bandit says whose each hand is. A loss is a success if it is
+among the best tenth of the last few hundred when it is trained again on more splits, for the best of first
+scores are mostly lucky; and if no success had its structure, for it takes little to vary what is known. Every
+arm is a full controller and hears of every result: evolution, islands and map_elites
 take the elites of others for parents, samplers and policies learn from their own proposals alone and
 know them by number. Importing this room loads no arm; making a portfolio loads those it is given.
 """
@@ -18,6 +19,7 @@ from losssearch.controllers.registry import make_controller
 from losssearch.controllers.rewards import Rewards
 from losssearch.controllers.team import Team
 from losssearch.errors import UsageError
+from losssearch.language.canonical import structure_key
 from losssearch.language.draws import Draws
 from losssearch.outcomes import Outcome
 from losssearch.spaces import Space
@@ -26,7 +28,7 @@ from losssearch.spaces import Space
 ARMS = ("evolution", "map_elites", "islands", "random", "optuna", "reinforce", "ppo", "q_learning")
 HAND = 8
 SUCCESS = 0.9  # share of the last results that are worse
-OPEN = 4096  # proposals whose first result is waited for
+OPEN = 4096  # proposals that may yet succeed, and structures that did
 _TURNS = 1_000_000  # keeps the bandit's random streams apart from those of proposals
 
 
@@ -50,6 +52,7 @@ class Portfolio(Team):
         self.bandit = Bandit(list(self.members))
         self.rewards = Rewards()
         self._open: dict[int, str] = {}  # whose proposal it was
+        self._won: dict[str, None] = {}  # structures that succeeded, the latest last
         self._hand: tuple[int, str] | None = None  # the one that is being played
 
     def _member(self, number: int) -> str:
@@ -65,20 +68,29 @@ class Portfolio(Team):
         super()._accept(number, idea)
         if number >= len(self.start):
             self._open[number] = self._member(number)
-        while len(self._open) > OPEN:
-            del self._open[next(iter(self._open))]
+        _forget(self._open)
 
     def tell(self, results: Sequence[Told]) -> None:
         self.rewards.add(results)
         for told in results:
-            arm = self._open.pop(told.number, None)
-            if arm is not None:
-                self.bandit.reward(arm, self._is_success(told))
+            if told.number in self._open:
+                self._judge(told, self._open[told.number])
         super().tell(results)
 
-    def _is_success(self, told: Told) -> bool:
-        score, news = told.finite_score, told.outcome not in (Outcome.DUPLICATE, Outcome.EQUIVALENT)
-        return score is not None and news and self.rewards.rank(score) >= SUCCESS
+    def _judge(self, told: Told, arm: str) -> None:
+        """The first result is a failure, until a surer one proves it a success."""
+        credited = told.outcome in (Outcome.DUPLICATE, Outcome.EQUIVALENT)
+        if told.rung == 0 or credited:
+            self.bandit.reward(arm, False)
+        if told.finite_score is None or credited:
+            del self._open[told.number]
+        elif told.rung > 0 and self.rewards.rank(told.finite_score) >= SUCCESS:
+            del self._open[told.number]
+            structure = structure_key(told.program)[:12]
+            if structure not in self._won:
+                self.bandit.redeem(arm)
+                self._won[structure] = None
+                _forget(self._won)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -86,6 +98,7 @@ class Portfolio(Team):
             "bandit": self.bandit.state(),
             "rewards": self.rewards.state(),
             "open": [[number, arm] for number, arm in self._open.items()],
+            "won": list(self._won),
             "hand": self._hand,
         }
 
@@ -94,6 +107,13 @@ class Portfolio(Team):
         self.bandit.restore(state["bandit"])
         self.rewards.restore(state["rewards"])
         self._open = {int(number): str(arm) for number, arm in state["open"]}
+        self._won = dict.fromkeys(str(structure) for structure in state["won"])
         if not set(self._open.values()) <= set(self.members):
             raise ValueError("an open proposal belongs to nobody")
         self._hand = None if state["hand"] is None else (int(state["hand"][0]), str(state["hand"][1]))
+
+
+def _forget(known: dict[Any, Any]) -> None:
+    """Keep the latest."""
+    while len(known) > OPEN:
+        del known[next(iter(known))]

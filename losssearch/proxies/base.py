@@ -48,15 +48,17 @@ class Rung:
 
     Args:
         splits: Numbers of the splits.
-        rates: Learning rates; None takes the first `rate_count` of the condition's grid.
+        rate_count: How many of the condition's learning rates are tried, from the first.
         conditions: The splits are dealt to these in equal consecutive parts.
         epochs: None means the setting's own number.
+        rates: Tried in place of the condition's.
     """
 
     splits: tuple[int, ...]
     rate_count: int = 2
     conditions: tuple[str, ...] = ("default",)
     epochs: int | None = None
+    rates: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Proxy:
         changes: What each further condition changes in `default`; data conditions change nothing
             here.
         second: The condition under which half of the last rung is trained.
+        rungs: Three or more: of rising cost, then the last, of the finals. Losses climb to the one before it.
         classes: Number of classes, or None where the prediction is one number a sample.
         data_version: Changes when the data or their splits change.
         headroom: "some", or "none" for a null control, on which nothing should be found.
@@ -258,7 +261,7 @@ class Proxy:
             Run(loss, split, rate, settings[name].decays[0], step.epochs, name)
             for loss in losses
             for split, name in dealt
-            for rate in settings[name].rates[: step.rate_count]
+            for rate in step.rates or settings[name].rates[: step.rate_count]
         ]
 
     def audit_runs(

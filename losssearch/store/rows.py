@@ -17,6 +17,8 @@ TRAINED = ("SCORED", "DIVERGED", "PRUNED", "FAILED", "INVALID", "TIMEOUT", "DIED
 
 
 TRACE = "trace"  # the metric that holds how a loss trained, in short
+CLIMBED = "climbed"  # the metric that holds the rungs that a loss stood on before, and its scores there
+CHOSEN = 9  # the rung of the loss that stands for its search, above all on which losses are trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,14 @@ class ProposalRow:
     size: int = 0
 
     @property
+    def is_chosen(self) -> bool:
+        """Whether it stands for its search."""
+        return self.rung == CHOSEN
+
+    @property
     def evidence(self) -> dict[str, Any]:
-        """The metrics that are for people: all but the trace."""
-        return {name: value for name, value in self.metrics.items() if name != TRACE}
+        """The metrics that are for people."""
+        return {name: value for name, value in self.metrics.items() if name not in (TRACE, CLIMBED)}
 
 
 @dataclass(frozen=True, slots=True)

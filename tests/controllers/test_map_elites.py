@@ -67,15 +67,6 @@ def test_the_better_of_a_cell_stays_and_of_equals_the_smaller(space: Space) -> N
     assert texts(archive) == {"mean(r**2, 'n')"}
 
 
-def test_a_lucky_score_of_few_splits_does_not_push_out_a_sure_one(space: Space) -> None:
-    archive = MapElites(space, [])
-    archive.tell([told(space, "square(r)", 0.30, rung=2), told(space, "tanh(abs(r))", 0.50)])
-    archive.tell([told(space, "exp(square(r))", 0.25)])  # half of its lead over .40 counts: .325
-    assert "mean(r**2, 'n')" in texts(archive)
-    archive.tell([told(space, "exp(square(r))", 0.25, rung=2)])
-    assert "mean(exp(r**2), 'n')" in texts(archive)
-
-
 def test_the_same_loss_in_longer_words_takes_no_place_of_its_own(space: Space) -> None:
     archive = MapElites(space, [])
     first = told(space, "square(r)", 0.2)

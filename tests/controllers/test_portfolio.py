@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,9 @@ def arm_of(proposal: Proposal) -> str:
     return proposal.origin.partition(":")[0]
 
 
-def told(proposal: Proposal, score: float | None, outcome: Outcome = Outcome.SCORED) -> Told:
+def told(proposal: Proposal, score: float | None, outcome: Outcome = Outcome.SCORED, rung: int = 0) -> Told:
     key = candidate_key(proposal.program)
-    return Told(proposal.number, key, proposal.program, score, outcome, proposal.program.size, 0)
+    return Told(proposal.number, key, proposal.program, score, outcome, proposal.program.size, rung)
 
 
 def noise(proposal: Proposal) -> float:
@@ -40,12 +41,14 @@ def noise(proposal: Proposal) -> float:
 
 
 def played(portfolio: Portfolio, rounds: int, winner: str) -> list[Counter[str]]:
-    """Who proposed how many in each round, when all scores are noise but those of one arm."""
+    """Who proposed how many in each round, when all scores are noise but those of one arm; the best climb."""
     shares = []
     for _ in range(rounds):
         proposals = portfolio.ask(96)
         shares.append(Counter(arm_of(p) for p in proposals))
-        portfolio.tell([told(p, noise(p) - 2 * (arm_of(p) == winner)) for p in proposals])
+        scores = {p: noise(p) - 2 * (arm_of(p) == winner) for p in proposals}
+        portfolio.tell([told(p, scores[p]) for p in proposals])
+        portfolio.tell([told(p, scores[p], rung=1) for p in sorted(proposals, key=scores.get)[:30]])
     return shares
 
 
@@ -64,12 +67,31 @@ def test_a_known_loss_in_other_words_earns_nothing(space: Space) -> None:
     assert portfolio.bandit.earned[arm_of(first)][0] == 0
 
 
-def test_a_result_counts_once_however_often_it_is_measured(space: Space) -> None:
+def test_a_first_score_is_no_success_and_a_surer_one_is_one_once(space: Space) -> None:
     portfolio = Portfolio(space, [], 0, ("evolution", "random"))
     [proposal] = portfolio.ask(1)
-    for _ in range(3):
-        portfolio.tell([told(proposal, 0.1)])
-    assert sum(portfolio.bandit.earned[arm_of(proposal)]) == 1
+    for rung, earned in ((0, (0, 1)), (1, (1, 0)), (2, (1, 0))):
+        portfolio.tell([told(proposal, 0.1, rung=rung), *(told(p, 0.5 + p.number) for p in portfolio.ask(9))])
+        assert portfolio.bandit.earned[arm_of(proposal)][0] == pytest.approx(earned[0], abs=0.1)
+
+
+def test_only_the_first_of_a_structure_is_a_success(space: Space) -> None:
+    portfolio = Portfolio(space, [], 0, ("evolution", "random"))
+    first, second, *others = portfolio.ask(40)
+    again = replace(second, program=first.program)
+    for rung in (0, 1):
+        portfolio.tell([told(p, 0.5 + p.number) for p in others])
+        portfolio.tell([told(first, 0.1, rung=rung), told(again, 0.1, rung=rung)])
+    good = sum(good for good, _ in portfolio.bandit.earned.values())
+    assert good == pytest.approx(1, abs=0.1)
+
+
+def test_a_loss_that_does_worse_on_more_splits_was_no_success(space: Space) -> None:
+    portfolio = Portfolio(space, [], 0, ("evolution", "random"))
+    first, *others = portfolio.ask(40)
+    portfolio.tell([told(first, 0.1), *(told(p, 0.5 + p.number / 100) for p in others)])
+    portfolio.tell([told(first, 0.8, rung=1)])
+    assert all(good == 0 for good, _ in portfolio.bandit.earned.values())
 
 
 def test_an_arm_takes_the_elites_of_another_for_parents(space: Space) -> None:

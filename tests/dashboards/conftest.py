@@ -17,7 +17,7 @@ from losssearch.language.formula import parse
 from losssearch.records import candidate_row
 from losssearch.spaces import load_space
 from losssearch.store.mirror import Mirror
-from losssearch.store.rows import CandidateRow, EvaluationRow, ProposalRow, run_text
+from losssearch.store.rows import CHOSEN, CandidateRow, EvaluationRow, ProposalRow, run_text
 from losssearch.store.store import Store
 
 SPACE = load_space("multiclass")
@@ -59,7 +59,7 @@ def fill(url: str, *, mirror: bool = False) -> list[str]:
         proposals = [
             ProposalRow(0, keys[0], FORMULAS[0], "start: cross_entropy", "SCORED", score=0.3),
             ProposalRow(
-                1, keys[1], FORMULAS[1], "mutation: add", "SCORED", (keys[0],), rung=3, score=0.2,
+                1, keys[1], FORMULAS[1], "mutation: add", "SCORED", (keys[0],), rung=CHOSEN, score=0.2,
                 metrics={"error": 0.2, "rates": {"default": 0.1}},
             ),
             ProposalRow(2, keys[2], FORMULAS[2], "growth", "SCORED", detail="a variant of x",

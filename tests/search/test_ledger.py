@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from losssearch.controllers.base import Proposal
 from losssearch.ledger import HELD, Entry, Ledger
 from losssearch.outcomes import Outcome
-from losssearch.selection import Score
+from losssearch.selection import Climb, Score
 from losssearch.spaces import load_space
 
 PROGRAM = load_space("multiclass").seeds[0].program
@@ -123,3 +124,24 @@ def test_a_committed_round_keeps_numbers_but_no_records():
     assert entry.update().metrics == {"ece": 0.1, "worst_split": math.inf, "splits": 2}
     ledger.settle()
     assert (entry.value, entry.rung, entry.outcome, entry.score) == (0.25, 1, Outcome.SCORED, None)
+
+
+def test_a_ledger_learns_from_who_climbs_and_is_the_same_when_it_is_rebuilt():
+    first, again = (Ledger(never_read, climbs=[Climb(), Climb()]) for _ in range(2))
+    scores = [(0.5, 0.7, 0.8), (0.4, 0.6, 0.9), (0.3, 0.6), (0.2,)]
+    for rung in range(3):
+        for number, own in enumerate(scores):
+            if rung < len(own):
+                if rung == 0:
+                    first.add(Entry(number, str(number), 1, 1.0), PROGRAM)
+                first.take(first.entries[str(number)], Score(own[rung]), rung)
+    assert first.entries["1"].climbed == ((0, 0.4), (1, 0.6))
+    assert first.expected(first.entries["1"]) == 0.9  # it stands on the highest rung
+    assert first.expected(first.entries["3"]) == pytest.approx(0.2 + 0.2 + 0.2)  # .2 a rung, in the median
+    for entry in first:
+        copy = Entry(entry.number, entry.key, 1, 1.0)
+        again.add(copy, PROGRAM)
+        for rung, value in entry.climbed:
+            again.take(copy, Score(value), rung)
+        again.take(copy, Score(entry.value), entry.rung)
+    assert [again.expected(e) for e in again] == [first.expected(e) for e in first]

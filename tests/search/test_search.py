@@ -12,8 +12,8 @@ import torch
 from losssearch.errors import LossSearchError, ProxyError, StoreError, UsageError
 from losssearch.language.canonical import candidate_key
 from losssearch.records import program_of_row
-from losssearch.session import CHOSEN
 from losssearch.spaces import load_space
+from losssearch.store.rows import CHOSEN
 from losssearch.store.store import Store
 from tests.search.conftest import content
 

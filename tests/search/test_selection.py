@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
+import statistics
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 
 from losssearch.execution.plan import Run, RunResult
 from losssearch.outcomes import Outcome
-from losssearch.selection import Score, choose, score
+from losssearch.selection import Climb, Score, choose, score
 
 Curves = dict[tuple[str, float, int], list[float] | Outcome]
 
@@ -54,12 +57,13 @@ def test_without_a_whole_rate_there_is_no_score_but_a_reason():
     assert (found.value, found.outcome, found.detail) == (None, Outcome.DIVERGED, "0.1 on 1")
 
 
-def test_conditions_count_alike_and_each_has_its_own_rate():
+def test_the_first_condition_makes_the_score_and_each_has_its_own_rate():
     found = scored(
         {("a", 0.1, 0): [0.1], ("a", 0.3, 0): [0.9], ("b", 0.1, 1): [0.8], ("b", 0.3, 1): [0.3],
          ("b", 0.1, 2): [0.8], ("b", 0.3, 2): [0.5]}
     )  # fmt: skip
-    assert found.value == pytest.approx((0.1 + 0.4) / 2)
+    assert (found.value, found.per_split, found.worst) == (0.1, (0.1,), 0.1)
+    assert found.others == {"b": (0.3, 0.5)}
     assert found.rates == {"a": 0.1, "b": 0.3}
 
 
@@ -85,6 +89,47 @@ def test_losses_that_train_alike_have_one_trace() -> None:
     assert scored({("d", 0.1, s): [0.0] * 30 for s in (0, 1)}).trace == "", "so do those of an easy task"
 
 
+def climbed(pairs: list[tuple[float, float]]) -> Climb:
+    climb = Climb()
+    for number, (below, above) in enumerate(pairs):
+        climb.add(number, below, above)
+    return climb
+
+
+def test_a_score_is_worth_what_those_who_climbed_show() -> None:
+    """The best of many are lucky: of a lead below, only the share that is not luck is left above."""
+    draws = random.Random(0)
+    truths = [draws.gauss(0.5, 0.01) for _ in range(4000)]
+    best = sorted((truth + draws.gauss(0, 0.01), truth + 0.1) for truth in truths)[:400]
+    climb = climbed(best)
+    assert climb.expected(best[0][0]) == pytest.approx(0.6 + (best[0][0] - 0.5) / 2, abs=0.004)
+    mistakes = [climb.expected(below) - above for below, above in best]
+    assert statistics.fmean(mistakes) == pytest.approx(0, abs=0.001)
+
+
+def test_what_climbs_first_tells_the_level_and_nobody_tells_nothing() -> None:
+    assert climbed([]).expected(0.3) == 0.3
+    assert climbed([(0.5, 0.7)]).expected(0.3) == pytest.approx(0.5)
+    assert climbed([(0.5, math.inf)]).expected(0.3) == 0.3
+
+
+def test_an_order_below_stays_an_order_above_whatever_climbed() -> None:
+    for slope in (-3.0, 0.0, 9.0):
+        climb = climbed([(k / 100, slope * k / 100) for k in range(40)])
+        assert climb.expected(0.1) < climb.expected(0.2)
+    flat = climbed([(0.5, k / 100) for k in range(40)])
+    assert flat.expected(0.1) < flat.expected(0.2)
+
+
+@given(st.permutations(range(500)))
+def test_who_climbed_is_known_whatever_the_order_of_telling(order: list[int]) -> None:
+    pairs = [(math.sin(k), math.sin(k) / 2 + math.cos(k)) for k in range(500)]
+    climb = Climb()
+    for k in order:
+        climb.add(k, *pairs[k])
+    assert climb.expected(0.25) == climbed(pairs).expected(0.25)
+
+
 ERRORS = st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=2, max_size=5)
 
 
@@ -107,6 +152,16 @@ def of(*errors: float) -> Score:
 def test_of_the_tied_the_simplest_is_chosen():
     scores = {"best": of(0.10, 0.20, 0.30), "plain": of(0.11, 0.19, 0.31), "long": of(0.11, 0.19, 0.31)}
     assert choose(scores, {"best": 20, "plain": 5, "long": 30}) == "plain"
+
+
+def test_of_the_tied_the_one_that_stands_a_second_condition_is_chosen():
+    scores = {
+        "best": replace(of(0.10, 0.20, 0.30), others={"raw": (0.7, 0.8)}),
+        "plain": replace(of(0.11, 0.19, 0.31), others={"raw": (0.7, 0.9)}),
+        "sturdy": replace(of(0.11, 0.19, 0.31), others={"raw": (0.4, 0.5)}),
+        "worse": replace(of(0.5, 0.5, 0.5), others={"raw": (0.1, 0.1)}),
+    }
+    assert choose(scores, {"best": 20, "plain": 5, "sturdy": 30, "worse": 3}) == "sturdy"
 
 
 def test_a_loss_that_is_surely_worse_is_not_chosen_however_simple():

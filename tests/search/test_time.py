@@ -23,9 +23,8 @@ from losssearch.pools.base import Answer, Pool
 from losssearch.proxies.registry import load_proxy
 from losssearch.search import Search
 from losssearch.selection import score
-from losssearch.session import CHOSEN
 from losssearch.spaces import load_space
-from losssearch.store.rows import run_text
+from losssearch.store.rows import CHOSEN, run_text
 from losssearch.store.store import Store
 
 TASKS = Path(__file__).parent / "tasks.py"

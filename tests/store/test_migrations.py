@@ -92,10 +92,12 @@ def test_an_old_store_keeps_what_it_holds(url: str) -> None:
                 (2, "cc", "FLAT", "NULL", "cc", 0, "NULL"),
             )
         ),
+        "UPDATE ls_proposal SET rung = 3, minus_rung = -3 WHERE number = 0",  # the chosen one, as it was then
     )
     with Store.open(url) as store:
         search = store.open_search("old", "multiclass", "digits", "random", {}, 0)
         rows = store.proposals("old")
+        assert [row.is_chosen for row in rows] == [True, False, False]
         assert [row.size for row in rows] == [3, 4, 5]
         assert all(row.constants == {"c": [1, 0, 2]} for row in rows)
         store.update_scores(search, [ScoreUpdate(0, "SCORED", 1, 0.25)])
