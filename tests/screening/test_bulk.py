@@ -41,24 +41,35 @@ def told(verdict: Verdict) -> tuple[object, ...]:
     return verdict.case.key, verdict.case.flipped, rejection, verdict.case.tags
 
 
+def by_reference(
+    program: Program, name: str, inputs: dict[str, torch.Tensor]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values and slopes of all batches."""
+    with torch.no_grad():
+        return Compiled(program)(inputs)[0].numpy(), loss_gradient(program, name)(inputs).numpy()
+
+
 @pytest.mark.parametrize("space", SPACES)
 def test_values_and_slopes_are_those_of_the_reference(space: str) -> None:
+    """To seven digits, or what the last digit of an input may change: the sine of 1e9 hangs on it."""
     signature = load_space(space).signature
     probes = stratified(signature)
     inputs = {name: value.numpy() for name, value in probes.inputs.items()}
+    beside = {name: value * (1 + 1e-15) for name, value in probes.inputs.items()}
     bulk = Bulk(signature, inputs)
     programs = [canonical(p) for p in (*seeds(space), *drawn(space, 60))]
     found = bulk.run([bulk.string(p) for p in programs], "double")
     [name] = signature.predictions
     for k, program in enumerate(programs):
-        with torch.no_grad():
-            value = Compiled(program)(probes.inputs)[0].numpy()
-            slope = loss_gradient(program, name)(probes.inputs).numpy()
-        np.testing.assert_allclose(found.values[k], value, rtol=1e-7, atol=1e-9, err_msg=program.text)
-        size = float(np.abs(slope).max())
-        np.testing.assert_allclose(
-            found.slopes[name][k], slope, rtol=1e-6, atol=1e-9 * size, err_msg=program.text
-        )
+        value, slope = by_reference(program, name, dict(probes.inputs))
+        value_beside, slope_beside = by_reference(program, name, beside)
+        shaky, size = np.nan_to_num(np.abs(value_beside - value)), float(np.abs(slope).max())
+        alike = np.isclose(found.values[k], value, rtol=1e-7, atol=1e-9 + 10 * shaky, equal_nan=True)
+        assert alike.all(), program.text
+        shaky = np.nan_to_num(np.abs(slope_beside - slope))
+        atol = 1e-9 * size + 10 * shaky
+        alike = np.isclose(found.slopes[name][k], slope, rtol=1e-6, atol=atol, equal_nan=True)
+        assert alike.all(), program.text
 
 
 @pytest.mark.parametrize("space", SPACES)
