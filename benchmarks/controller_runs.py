@@ -101,8 +101,9 @@ class Budget:
 
     def settings(self, task: Task) -> dict[str, Any]:
         """All that decides a run beside controller, task and seed."""
-        protocol = load_proxy(task.proxy).protocol.hash
-        return {"trained": list(self.trained), "seconds": list(self.seconds), "protocol": protocol}
+        proxy = load_proxy(task.proxy)
+        known = {"protocol": proxy.protocol.hash, "rungs": proxy.ladder}
+        return {"trained": list(self.trained), "seconds": list(self.seconds), **known}
 
 
 @dataclass(frozen=True)

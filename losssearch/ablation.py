@@ -188,8 +188,9 @@ def slimmed(program: Program, evaluator: Evaluator, most: float = math.inf) -> l
 
 
 def scores_of(programs: Sequence[Program], evaluator: Evaluator, rung: int) -> list[Score]:
-    """The scores of losses on a rung."""
+    """The scores of losses on a rung, under its first condition."""
     runs = tuple(evaluator.proxy.runs(rung, [0]))
+    runs = tuple(run for run in runs if run.condition == runs[0].condition)
     contenders = [Contender(candidate_key(p), p, gradient_scale(p, evaluator.space), runs) for p in programs]
     return [score(runs, results) for results in evaluator.evaluate(contenders)]
 

@@ -125,11 +125,18 @@ class Evaluator:
         return self.pool.appetite if self.proxy.stacked and isinstance(self.proxy.setting().model, MLP) else 1
 
     def price(self, runs: Sequence[Run]) -> float:
-        """About how many seconds all workers together take; an unknown kind counts as the dearest."""
+        """About how many seconds all workers together take; an epoch of an unknown kind costs the most."""
         return max(sum(map(self._cost, runs)) / self.pool.size, 1e-9)
 
     def _cost(self, run: Run) -> float:
-        return self.costs.get(_kind(run), max(self.costs.values(), default=0.0))
+        known = self.costs.get(_kind(run))
+        if known is not None:
+            return known
+        dearest = max((cost / self._epochs(*kind) for kind, cost in self.costs.items()), default=0.0)
+        return dearest * self._epochs(*_kind(run))
+
+    def _epochs(self, condition: str, epochs: int | None) -> int:
+        return epochs or self.proxy.setting(condition).epochs
 
     def _learn_costs(self, results: Results) -> None:
         seconds: dict[_Kind, list[float]] = {}

@@ -1,6 +1,6 @@
 """Which of the best is to be believed?
 
-The best are trained on fresh splits, half of them under a second condition, and again with tuned constants
+The best are trained on fresh splits, some of them under a second condition, and again with tuned constants
 and without parts that do not matter; of those tied with the best the simplest stands for the search. All of
 it is one transaction.
 
@@ -74,17 +74,17 @@ def hold_finals(state: Session) -> None:
 
 
 def _finalists(state: Session) -> tuple[list[Entry], int]:
-    """Who is judged, and on which rung."""
-    final = state.final
-    best = state.ledger.diverse(FINALISTS, final - 1) or state.ledger.best(1)
+    """Who is judged, and on which rung. Finalists of earlier finals cost nothing, and take nobody's place."""
+    final, best = state.final, list[Entry]()
+    for rung in range(final - 1, 0, -1):
+        best += state.ledger.diverse(FINALISTS - len(best), rung)
+    best = best or state.ledger.best(1, 0)
     if state.controller.objectives > 1:
         best += _front(state, {e.key for e in best})
-    new = [e for e in best if e.rung < final]
     most = state.left() / state.price(final)
-    if most >= min(LEAST, len(new)):
-        paid = max(LEAST, min(most * FINALISTS_SHARE, len(new)))
-        unpaid = {e.key for e in new[int(paid) :]}
-        return [e for e in best if e.key not in unpaid], final
+    if most >= min(LEAST, len(best)):
+        paid = max(LEAST, min(most * FINALISTS_SHARE, len(best)))
+        return [*best[: int(paid)], *state.ledger.diverse(FINALISTS, final)], final
     rung = max(e.rung for e in state.ledger if math.isfinite(e.value))
     return state.ledger.diverse(FINALISTS, rung), rung
 

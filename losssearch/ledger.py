@@ -160,22 +160,22 @@ class Ledger:
         while len(self._held) > HELD:
             del self._held[next(iter(self._held))]
 
-    def best(self, limit: int, rung: int = 0) -> list[Entry]:
-        """The best entries that were scored at `rung` or above, no twins; higher rungs do not come first."""
-        scored = (e for e in self if e.rung >= rung and math.isfinite(e.value) and not e.twin)
+    def best(self, limit: int, rung: int) -> list[Entry]:
+        """The best entries whose last score is of `rung`, no twins."""
+        scored = (e for e in self if e.rung == rung and math.isfinite(e.value) and not e.twin)
         return heapq.nsmallest(limit, scored, key=lambda e: e.order)
 
     def diverse(self, limit: int, rung: int) -> list[Entry]:
-        """The best, but of no structure more than a few: they differ in constants alone."""
+        """The same, but of no structure more than a few: they differ in constants alone."""
         places: Counter[str] = Counter()
         found: list[Entry] = []
         for entry in self.best(len(self.entries), rung):
+            if len(found) == limit:
+                break
             structure = structure_key(self.program(entry))
             places[structure] += 1
             if places[structure] <= OF_A_STRUCTURE:
                 found.append(entry)
-            if len(found) == limit:
-                break
         return found
 
     def leader(self) -> Entry | None:
@@ -205,16 +205,21 @@ class Ledger:
         return [self.entries[place[3]] for place in places]
 
     def expected(self, entry: Entry) -> float | None:
-        """Its score as far as it can be foreseen on the highest rung of the search; None without one."""
-        value = entry.value
-        for climb in self.climbs[max(entry.rung, 0) :]:
+        """Its score as far as it can be foreseen on the highest rung before the finals; None without one."""
+        rung, value = entry.rung, entry.value
+        if rung > len(self.climbs) and entry.climbed:  # it stands in the finals
+            rung, value = entry.climbed[-1]
+        for climb in self.climbs[max(rung, 0) :]:
             value = climb.expected(value)
         return value if math.isfinite(value) else None
 
     def told(self, entry: Entry) -> Told:
         """What the controller hears of a trained loss that is no twin."""
         program, heard = self.program(entry), self.expected(entry)
-        return Told(entry.number, entry.key, program, heard, entry.outcome, entry.size, entry.rung)
+        return Told(
+            entry.number, entry.key, program, heard, entry.outcome, entry.size, entry.rung,
+            measured=entry.value,
+        )  # fmt: skip
 
     def credited(self, proposal: Proposal, outcome: Outcome, same_as: str) -> Told:
         """What the controller is told of a candidate that is a known loss."""
@@ -222,7 +227,7 @@ class Ledger:
         own = Told(proposal.number, same_as, proposal.program, None, outcome, proposal.program.size, 0)
         if entry is None:
             return own
-        return replace(own, score=self.expected(entry), rung=entry.rung)
+        return replace(own, score=self.expected(entry), rung=entry.rung, measured=entry.value)
 
     def row(
         self,

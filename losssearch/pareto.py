@@ -50,7 +50,7 @@ def front_of(store: Reader, name: str) -> list[Discovered]:
         return []
     held = store.finals(name)
     guard = held.get("guard")
-    rung = min(rows[0].proposal.rung, held.get("rung", FINAL_RUNG))
+    rung = held.get("rung", FINAL_RUNG) if rows[0].proposal.is_chosen else rows[0].proposal.rung
     peers = [row for row in rows if row.proposal.rung >= rung]
     chosen = [peers[i] for i in undominated([point(row, guard) for row in peers])]
     space = load_space(store.search(name).space)

@@ -127,6 +127,7 @@ def describe(insight: Insight, storage: str) -> dict[str, Any]:
         description |= {
             "score": loss.score,
             "rung": loss.proposal.rung,
+            "chosen": loss.is_chosen,
             "outcome": loss.proposal.outcome,
             "origin": loss.proposal.origin,
             "parents": _parents(loss.proposal.parents, storage),

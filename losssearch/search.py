@@ -6,7 +6,7 @@
     tell      the controller learns, failures included
     commit    one transaction: candidates, scores, counts, and the controller's state
 
-and at the end the finals: the best are trained on fresh splits, half of them under a second condition, and of
+and at the end the finals: the best are trained on fresh splits, some of them under a second condition, and of
 those tied with the best the simplest stands for the search. A search that is killed goes on after its last
 committed round; trainings that were stored on the way are not done again.
 """

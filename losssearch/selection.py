@@ -36,7 +36,7 @@ class Score:
         value: The score, lower is better; None when no rate could be scored on every split of a condition.
         worst: The largest error of a split at the chosen rate.
         per_split: Errors at the chosen rate, in the order of splits; for pairing.
-        metrics: Mean guard metrics at the chosen rates, over all conditions.
+        metrics: Mean guard metrics at the chosen rate.
         rates: Condition -> chosen rate.
         outcome: SCORED, or why there is no score.
         detail: The first complaint of a training, for a person.
@@ -63,7 +63,6 @@ def score(runs: Sequence[Run], results: Sequence[RunResult]) -> Score:
         table.setdefault(run.condition, {}).setdefault(run.rate, {})[run.split] = result
     errors: dict[str, list[float]] = {}
     rates: dict[str, float] = {}
-    guards: dict[str, list[float]] = {}
     for condition, by_rate in table.items():
         whole = {
             rate: _best_epoch(list(found.values()))
@@ -76,15 +75,15 @@ def score(runs: Sequence[Run], results: Sequence[RunResult]) -> Score:
         best = min(whole, key=lambda rate: (float(np.mean(whole[rate])), rate))
         rates[condition] = best
         errors[condition] = whole[best]
-        for result in by_rate[best].values():
-            for name, value in result.metrics.items():
-                guards.setdefault(name, []).append(value)
+    first = next(iter(table))
+    guards: dict[str, list[float]] = {}
+    for result in table[first][rates[first]].values():
+        for name, value in result.metrics.items():
+            guards.setdefault(name, []).append(value)
     means = {name: float(np.mean(found)) for name, found in guards.items()}
-    first, *others = (tuple(found) for found in errors.values())
-    return Score(
-        float(np.mean(first)), max(first), first, means, rates, trace=_trace(results),
-        others=dict(zip(list(errors)[1:], others, strict=True)),
-    )  # fmt: skip
+    others = {name: tuple(found) for name, found in errors.items() if name != first}
+    own = tuple(errors[first])
+    return Score(float(np.mean(own)), max(own), own, means, rates, trace=_trace(results), others=others)
 
 
 def _trace(results: Sequence[RunResult]) -> str:

@@ -147,7 +147,10 @@ class Session:
         pool: Pool = stack.enter_context(open_pool(spec.workers))
         store = stack.enter_context(Store.open(spec.storage))
         names = [s.name for s in start]
-        config = {"start": names, "space_digest": space.digest, "round": ROUND, "metric": proxy.metric}
+        config = {
+            "start": names, "space_digest": space.digest, "round": ROUND, "metric": proxy.metric,
+            "rungs": proxy.ladder,
+        }  # fmt: skip
         row = store.open_search(
             spec.name, space_id(space), place_of(spec.proxy), spec.controller, config, spec.seed
         )
@@ -185,7 +188,7 @@ class Session:
         return len(self.proxy.rungs) - 1
 
     def measure(self, reference: ClassicalLoss) -> None:
-        """Train the first start loss on every rung: scores of different splits are compared through it."""
+        """Train the first start loss on every rung of the search: the first that climbs."""
         scale = gradient_scale(reference.program, self.space)
         key = candidate_key(reference.program)
         runs = [tuple(self.proxy.runs(rung, [0])) for rung in range(self.final)]
@@ -240,7 +243,7 @@ class Session:
         """
         if self.candidates is not None:
             return max(0, min(ROUND, self.candidates - self.row.proposals))
-        due = sum(self.price(rung) for entries, rung in self.due() for _ in entries)
+        due = sum(len(entries) * self.price(rung) for entries, rung in self.due())
         fit = (self.left(FINALS_SHARE) * ROUND_SHARE - due) / self.price(0)
         start = len(self.controller.start) if self.row.rounds == 0 else 0
         return int(min(ROUND, max(start, fit)))
@@ -366,9 +369,10 @@ class Session:
         self.ledger.settle()
 
     def _told(self, entry: Entry) -> Told:
-        """What the controller hears of a loss that was trained in this round."""
+        """What the controller hears of a loss trained in this round; a twin has no score of its own."""
         metrics = (entry.score.metrics if entry.score else None) or {}
-        return replace(self.ledger.told(entry), guard=metrics.get(self.guard or ""))
+        told = replace(self.ledger.told(entry), guard=metrics.get(self.guard or ""))
+        return replace(told, score=None, outcome=Outcome.EQUIVALENT) if entry.twin else told
 
     @property
     def guard(self) -> str | None:

@@ -63,10 +63,10 @@ class Bandit:
         good, bad = self.earned[arm]
         self.earned[arm] = (good + success, bad + (not success))
 
-    def redeem(self, arm: str) -> None:
-        """A result that was told as none was a success after all."""
+    def succeed(self, arm: str) -> None:
+        """A result of an arm that was told before, as a failure, is one of its successes."""
         good, bad = self.earned[arm]
-        self.earned[arm] = (good + 1, max(0.0, bad - 1))
+        self.earned[arm] = (good + 1, bad)
 
     def state(self) -> dict[str, list[float]]:
         return {arm: list(earned) for arm, earned in self.earned.items()}

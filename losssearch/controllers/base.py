@@ -66,6 +66,7 @@ class Told:
         size: Nodes of the program.
         rung: How far it came, from 0.
         guard: The proxy's first guard metric, lower is better; None where it is unknown.
+        measured: The score as it was measured on `rung`, where `score` is what is expected of it.
     """
 
     number: int
@@ -76,6 +77,13 @@ class Told:
     size: int
     rung: int
     guard: float | None = None
+    measured: float | None = None
+
+    @property
+    def mark(self) -> tuple[int, float]:
+        """What the same loss in other words shares: its rung, and to nine digits what was measured there."""
+        value = self.score if self.measured is None else self.measured
+        return self.rung, math.nan if value is None else float(f"{value:.9g}") + 0.0
 
     @property
     def finite_score(self) -> float | None:

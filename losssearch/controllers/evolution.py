@@ -80,6 +80,7 @@ class Individual:
     rung: int
     born: int
     structure: str
+    mark: tuple[int, float]
 
 
 class Evolution(Controller):
@@ -151,12 +152,14 @@ class Evolution(Controller):
             return
         if told.outcome in (Outcome.EQUIVALENT, Outcome.DUPLICATE):
             # The same loss in other words, with the other's score: the shorter stays.
-            same = [one for one in kept if (one.score, one.rung) == (score, told.rung)]
+            same = [one for one in kept if one.mark == told.mark]
             if any(one.size <= told.size for one in same):
                 return
             kept = [one for one in kept if one not in same[:1]]
         structure = structure_key(told.program)
-        one = Individual(told.key, told.program, score, told.size, told.rung, told.number, structure)
+        one = Individual(
+            told.key, told.program, score, told.size, told.rung, told.number, structure, told.mark
+        )
         self.population = [*kept, one]
 
     def _select(self) -> None:
@@ -164,7 +167,7 @@ class Evolution(Controller):
         places: Counter[object] = Counter()
         ranked: list[Individual] = []
         for one in sorted(self.population, key=lambda one: (one.score, one.size)):
-            same = one.structure, one.score
+            same = one.structure, one.mark
             places.update(same)
             if all(places[niche] <= self.settings.niche for niche in same):
                 ranked.append(one)
@@ -195,6 +198,7 @@ class Evolution(Controller):
                     "size": one.size,
                     "rung": one.rung,
                     "born": one.born,
+                    "mark": one.mark,
                 }
                 for one in self.population
             ],
@@ -214,6 +218,7 @@ class Evolution(Controller):
                     rung=int(data["rung"]),
                     born=int(data["born"]),
                     structure=structure_key(program),
+                    mark=(int(data["mark"][0]), float(data["mark"][1])),
                 )
             )
         living = {one.key: one for one in self.population}

@@ -96,4 +96,6 @@ class Islands(Team):
 
 def _arriving(one: Individual) -> Told:
     """What an island hears of a visitor."""
-    return Told(one.born, one.key, one.program, one.score, Outcome.SCORED, one.size, one.rung)
+    return Told(
+        one.born, one.key, one.program, one.score, Outcome.SCORED, one.size, one.rung, measured=one.mark[1]
+    )

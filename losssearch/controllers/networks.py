@@ -27,7 +27,6 @@ from losssearch.controllers.base import Idea, Start, Told
 from losssearch.controllers.derivation import Derivation, rewritten
 from losssearch.controllers.lessons import Apprentice, Lesson
 from losssearch.controllers.policies import Policy, Views, one_thread, views_of
-from losssearch.controllers.rewards import rounded
 from losssearch.controllers.rollouts import BLOCK, rolled_out
 from losssearch.language.draws import Draws
 from losssearch.spaces import Space
@@ -63,7 +62,8 @@ class NetworkController(Apprentice):
         self.policy = policy
         self.adam = torch.optim.Adam(policy.parameters(), lr=rate)
         self._blocks: dict[tuple[int, int], Derivation] = {}  # by number and attempt, until something is told
-        self._best: dict[str, tuple[float, tuple[int, ...]]] = {}  # candidate -> score and words, best first
+        #: Candidate -> score, words and mark, best first.
+        self._best: dict[str, tuple[float, tuple[int, ...], tuple[int, float]]] = {}
 
     @abstractmethod
     def _study(self, batch: Batch, best: Batch | None) -> None:
@@ -81,16 +81,16 @@ class NetworkController(Apprentice):
         words, score = self._open.get(told.number), told.finite_score
         if told.key in self._best:
             words = self._best.pop(told.key)[1]
-        same = [rounded(score) == rounded(known) for known, _ in self._best.values() if score is not None]
-        if words is not None and score is not None and not any(same):
-            self._best[told.key] = score, words
+        news = all(told.mark != mark for _, _, mark in self._best.values())
+        if words is not None and score is not None and news:
+            self._best[told.key] = score, words, told.mark
             self._best = dict(sorted(self._best.items(), key=lambda one: one[1][0])[:BEST])
         if told.number < len(self.start):
             self._open.pop(told.number, None)  # the policy did not draw it
         super()._learn(told)
 
     def _practise(self, lessons: Sequence[Lesson]) -> None:
-        best = [Lesson(words, 1.0) for _, words in self._best.values()]
+        best = [Lesson(words, 1.0) for _, words, _ in self._best.values()]
         with one_thread():
             self._study(self._batch(lessons), self._batch(best) if best else None)
         self._blocks.clear()
@@ -121,7 +121,7 @@ class NetworkController(Apprentice):
         steps, moments = self._moments()
         return {
             **super()._state(),
-            "best": [[key, score, list(words)] for key, (score, words) in self._best.items()],
+            "best": [[key, score, list(words), mark] for key, (score, words, mark) in self._best.items()],
             "steps": steps,
             "weights": _packed(list(self.policy.parameters())),
             "means": _packed([mean for mean, _ in moments]),
@@ -138,7 +138,10 @@ class NetworkController(Apprentice):
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         super()._restore(state)
-        self._best = {str(k): (float(score), self._checked(words)) for k, score, words in state["best"]}
+        self._best = {
+            str(key): (float(score), self._checked(words), (int(rung), float(value)))
+            for key, score, words, (rung, value) in state["best"]
+        }
         weights = list(self.policy.parameters())
         loaded, means, squares = (_unpacked(state[k], weights) for k in ("weights", "means", "squares"))
         steps = int(state["steps"])

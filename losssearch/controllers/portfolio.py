@@ -88,7 +88,7 @@ class Portfolio(Team):
             del self._open[told.number]
             structure = structure_key(told.program)[:12]
             if structure not in self._won:
-                self.bandit.redeem(arm)
+                self.bandit.succeed(arm)
                 self._won[structure] = None
                 _forget(self._won)
 

@@ -9,13 +9,13 @@ the less the sooner it fell, so that a rejected proposal teaches too:
     -0.8   flat                                            0.0   fell for no fault of its own
     -0.6   depends on the batch size, or nobody knows     0 to 1   scored
 
-News is what counts: whoever has a score to nine digits that n others had before is taken for the same loss in
+News is what counts: whoever measures to nine digits as n others did before is taken for the same loss in
 other words, and earns 1/(1 + n) of it. Else a policy settles on `c * abs(r)`, which is new for every c.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,34 +46,35 @@ class Rewards:
     """Rewards in [-1, 1] from what is told, by comparison with what was told before."""
 
     def __init__(self) -> None:
-        self._met: dict[float, int] = {}  # score -> how often it was met; the latest last
+        self._met: dict[tuple[int, float], tuple[float, int]] = {}  # mark -> score, times met; latest last
         self._sorted: list[float] = []
 
     def add(self, results: Sequence[Told]) -> None:
         """Take in the scores of a round, so that its losses are compared with each other too."""
         for told in results:
-            score = told.finite_score
-            if score is None:
+            if told.finite_score is None:
                 continue
-            score = rounded(score)
-            if score not in self._met:
-                insort(self._sorted, score)
-            self._met[score] = self._met.pop(score, 0)
+            met = self._forget(told.mark) if told.mark in self._met else 0
+            insort(self._sorted, told.finite_score)
+            self._met[told.mark] = told.finite_score, met
         while len(self._met) > WINDOW:
-            forgotten = next(iter(self._met))
-            del self._met[forgotten]
-            del self._sorted[bisect_left(self._sorted, forgotten)]
+            self._forget(next(iter(self._met)))
+
+    def _forget(self, mark: tuple[int, float]) -> int:
+        """How often it was met."""
+        score, met = self._met.pop(mark)
+        del self._sorted[bisect_left(self._sorted, score)]
+        return met
 
     def earned(self, told: Told) -> float:
         """The reward of a result, which counts as met from now on; `add` it first."""
         score = told.finite_score
         if score is None:
             return LEVELS.get(told.outcome, UNKNOWN)
-        rank, score = self.rank(score), rounded(score)
-        met = self._met.get(score, 0)
-        if score in self._met:
-            self._met[score] = met + 1
-        return rank / (1 + met)
+        score, met = self._met.get(told.mark, (score, 0))
+        if told.mark in self._met:
+            self._met[told.mark] = score, met + 1
+        return self.rank(score) / (1 + met)
 
     def rank(self, score: float) -> float:
         """Share of the known scores that are worse, itself counted half, in [0, 1]; 0.5 if none is known.
@@ -82,19 +83,12 @@ class Rewards:
         """
         if not self._sorted:
             return 0.5
-        score = rounded(score)
-        better = bisect_left(self._sorted, score)
-        known = better < len(self._sorted) and self._sorted[better] == score
-        return 1 - (better + known / 2) / len(self._sorted)
+        better, others = bisect_left(self._sorted, score), bisect_right(self._sorted, score)
+        return 1 - (better + others) / 2 / len(self._sorted)
 
     def state(self) -> list[list[Any]]:
-        return [[score, met] for score, met in self._met.items()]
+        return [[*mark, score, met] for mark, (score, met) in self._met.items()]
 
     def restore(self, state: Sequence[Sequence[Any]]) -> None:
-        self._met = {float(score): int(met) for score, met in state}
-        self._sorted = sorted(self._met)
-
-
-def rounded(score: float) -> float:
-    """To nine digits: what differs by less is one loss in other words."""
-    return float(f"{score:.9g}") + 0.0
+        self._met = {(int(rung), float(value)): (float(score), int(met)) for rung, value, score, met in state}
+        self._sorted = sorted(score for score, _ in self._met.values())

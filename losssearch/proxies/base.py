@@ -40,6 +40,7 @@ TRAINER_VERSION = 2
 STRUCTURED_VERSION = "structured-1"
 #: Gradients are scaled once, to the reference loss's RMS on the probes; the version of that rule.
 NORMALISER_VERSION = "rms-reference-1"
+LEAST_RUNGS, MOST_RUNGS = 3, 9
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ class Proxy:
         default: Model, optimiser and budget.
         changes: What each further condition changes in `default`; data conditions change nothing
             here.
-        second: The condition under which half of the last rung is trained.
-        rungs: Three or more: of rising cost, then the last, of the finals. Losses climb to the one before it.
+        second: The condition under which a part of the last rung is trained.
+        rungs: 3 to 9 of rising cost; the last is that of the finals, and losses climb to the one before it.
         classes: Number of classes, or None where the prediction is one number a sample.
         data_version: Changes when the data or their splits change.
         headroom: "some", or "none" for a null control, on which nothing should be found.
@@ -130,6 +131,10 @@ class Proxy:
             )
         if not self.rungs:
             object.__setattr__(self, "rungs", usual_rungs(self.second))
+        if not LEAST_RUNGS <= len(self.rungs) <= MOST_RUNGS:
+            raise ProxyError(
+                f"proxy {self.name}: {LEAST_RUNGS} to {MOST_RUNGS} rungs are needed, not {len(self.rungs)}."
+            )
 
     @property
     def prediction(self) -> str:
@@ -207,6 +212,11 @@ class Proxy:
         """Data of split number `seed`; the same numbers give the same arrays on every machine."""
         self.setting(condition)
         return self.draw(seed, condition, stage)
+
+    @property
+    def ladder(self) -> str:
+        """All that the rungs say, in 8 hex digits: scores of other rungs do not compare."""
+        return hashlib.sha256(repr(self.rungs).encode()).hexdigest()[:8]
 
     @property
     def protocol(self) -> Protocol:

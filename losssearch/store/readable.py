@@ -70,6 +70,6 @@ def curve(runs: Sequence[EvaluationRow]) -> dict[int, float]:
 def note(search: str, rank: int, row: ProposalRow) -> str:
     """A note in Markdown on a scored proposal."""
     lines = [f"## {search}/{rank}", "", f"`{row.formula}`", "", f"- score {row.score:.6g}"]
-    lines += [f"- rung {row.rung}", f"- made by {row.origin}"]
+    lines += ["- chosen" if row.is_chosen else f"- rung {row.rung}", f"- made by {row.origin}"]
     lines += [f"- {name}: {value}" for name, value in row.evidence.items()]
     return "\n".join([*lines, "", f"`losssearch show {search}@{row.number}` tells more."])

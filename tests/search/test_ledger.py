@@ -65,13 +65,18 @@ def test_who_leads_and_who_is_promoted_is_what_a_look_at_all_entries_says(traini
             assert ledger.to_promote(0, share) == dumb_promotion(list(ledger), share)
         found = ledger.best(3, 1)
         assert [e.order for e in found] == sorted(
-            e.order for e in ledger if e.rung >= 1 and math.isfinite(e.value)
+            e.order for e in ledger if e.rung == 1 and math.isfinite(e.value)
         )[:3]
 
 
 def test_an_empty_ledger_promotes_nobody_and_has_no_leader():
     ledger = Ledger(never_read)
-    assert (ledger.to_promote(0, 0.5), ledger.leader(), ledger.best(3), ledger.trained) == ([], None, [], 0)
+    assert (ledger.to_promote(0, 0.5), ledger.leader(), ledger.best(3, 0), ledger.trained) == (
+        [],
+        None,
+        [],
+        0,
+    )
 
 
 def test_programs_that_were_not_used_for_long_are_read_again():
@@ -106,7 +111,7 @@ def test_a_twin_is_neither_promoted_nor_chosen():
         ledger.take(entry, Score(value, per_split=(value,), trace=trace), 0)
     assert (first.twin, twin.twin, other.twin) == ("", "0", "")
     assert ledger.trained == 3
-    assert ledger.best(3) == ledger.to_promote(0, 1.0) == [first, other]
+    assert ledger.best(3, 0) == ledger.to_promote(0, 1.0) == [first, other]
     assert ledger.leader() is first
     row = ledger.row(Proposal(1, PROGRAM, (), "random"), PROGRAM, "1", Outcome.SCORED, "", None, [])
     assert (row.score, row.detail) == (0.1, "trains exactly like #0")
