@@ -6,9 +6,11 @@ import math
 import os
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 
+from losssearch.proxies.base import Rung
 from losssearch.proxies.user import blackbox, task
 
 
@@ -22,6 +24,12 @@ def _points():
 
 def points():
     return task(data=_points, budget=4, batch=32, name="points", rates=(0.1, 0.03))
+
+
+def ladder():
+    """The same on four rungs, of which losses climb two."""
+    rungs = tuple(Rung(splits, 1) for splits in ((0,), (1, 2), (3, 4, 5), (6, 7, 8, 9)))
+    return replace(points(), rungs=rungs)
 
 
 @blackbox(space="multiclass")

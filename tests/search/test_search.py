@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from losssearch.errors import LossSearchError, ProxyError, StoreError, UsageErro
 from losssearch.language.canonical import candidate_key
 from losssearch.records import program_of_row
 from losssearch.spaces import load_space
-from losssearch.store.rows import CHOSEN
+from losssearch.store.rows import CHOSEN, CLIMBED
 from losssearch.store.store import Store
 from tests.search.conftest import content
 
@@ -71,6 +72,33 @@ def test_a_search_interrupted_in_its_rounds_equals_an_undisturbed_one(search, tm
             parts.run(candidates=80, watch=interrupt)
     parts.run(candidates=80)
     assert content(whole.storage, "small") == content(parts.storage, "small")
+
+
+@pytest.mark.parametrize("controller", ["evolution", "portfolio:evolution,map_elites,q_learning,random"])
+def test_a_search_on_four_rungs_is_the_same_if_it_is_interrupted(search, tmp_path, controller):
+    whole, parts = (
+        search(storage=f"sqlite:///{tmp_path}/{n}.db", controller=controller, proxy=f"{TASKS}:ladder")
+        for n in "ab"
+    )
+    whole.run(candidates=200)
+    for seen in (70, 150):
+
+        def interrupt(progress, seen=seen):
+            if progress.seen > seen:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            parts.run(candidates=200, watch=interrupt)
+    parts.run(candidates=200)
+    assert content(whole.storage, "small") == content(parts.storage, "small")
+    with Store.open(whole.storage, read_only=True) as store:
+        rows = [p for p in store.proposals("small") if p.outcome == "SCORED"]
+    reached = Counter(p.rung for p in rows)
+    assert all(reached[rung] >= 3 for rung in (0, 1, 2, 3)), reached
+    trained = sum(reached.values())
+    assert sum(n for rung, n in reached.items() if rung >= 1) == pytest.approx(trained * 0.32, rel=0.25)
+    climbed = [[rung for rung, _ in p.metrics.get(CLIMBED, ())] for p in rows if p.rung == 2]
+    assert climbed == [[0, 1]] * len(climbed)
 
 
 @pytest.mark.parametrize("controller", ["random", "evolution"])
