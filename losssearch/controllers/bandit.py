@@ -23,7 +23,7 @@ from typing import Any
 from losssearch.language.draws import Draws
 
 DISCOUNT = 1 - 1 / 400  # g, a result
-PRIOR = 1.0, 9.0  # a, b: a tenth of all results are successes
+PRIOR = 1.0, 9.0  # a, b: a tenth, which is more than most arms earn, so that who is not known is tried
 ROUND_EVERY = 4  # one turn in so many goes round
 
 
