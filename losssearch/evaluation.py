@@ -132,11 +132,9 @@ class Evaluator:
         known = self.costs.get(_kind(run))
         if known is not None:
             return known
-        dearest = max((cost / self._epochs(*kind) for kind, cost in self.costs.items()), default=0.0)
-        return dearest * self._epochs(*_kind(run))
-
-    def _epochs(self, condition: str, epochs: int | None) -> int:
-        return epochs or self.proxy.setting(condition).epochs
+        usual = self.proxy.setting().epochs
+        dearest = max((cost / (epochs or usual) for (_, epochs), cost in self.costs.items()), default=0.0)
+        return dearest * (run.epochs or usual)
 
     def _learn_costs(self, results: Results) -> None:
         seconds: dict[_Kind, list[float]] = {}
