@@ -194,7 +194,7 @@ def _run(controller: str, task: Task, seed: int, budget: Budget) -> Finished:
             climbing = state.due()
             fresh = state.admit(proposals, verdicts)
             state.train([*climbing, (fresh, 0)])
-            state.close_round(proposals, verdicts, [entry for entries, _ in climbing for entry in entries])
+            state.close_round(proposals, verdicts, climbing)
             leader = state.ledger.leader()
             if leader is not None and leader.key != leading:
                 leading, program = leader.key, state.ledger.program(leader)

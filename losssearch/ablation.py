@@ -35,10 +35,8 @@ from losssearch.selection import TIE, Score, score
 from losssearch.store.store import Store
 
 STEPS = 4  # parts that are dropped one after the other
-PICKED_ON, TOLD_FROM = (
-    -2,
-    -1,
-)  # of the proxy's rungs: whose splits choose what is dropped, and tell what matters
+# Of the proxy's rungs: whose splits choose what is dropped, and tell what matters.
+PICKED_ON, TOLD_FROM = -2, -1
 
 
 @dataclass(frozen=True)

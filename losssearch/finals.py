@@ -151,9 +151,8 @@ def _slim(
     half, whole = state.left() / 2, len(state.proxy.runs(state.final - 1, [0]))
     judged = half / state.price(rung)
     parents = list(best.values())[:SLIMMED]
-    most = (
-        half / state.price(state.final - 1) - len(parents)
-    ) * whole  # they may have to be trained there first
+    # They may have to be trained there first.
+    most = (half / state.price(state.final - 1) - len(parents)) * whole
     if judged < 1 or most < 0:
         return [], []
     most = min(most, FINALISTS * len(state.proxy.runs(state.final, [0])))

@@ -2,7 +2,7 @@
 
     ask       the controller proposes programs
     screen    judges that need no training, cheapest first
-    train     the rest, all at once, on a few common splits; the best of them again on more splits
+    train     the rest, all at once, on a few common splits; the best climb, rung by rung, to more splits
     tell      the controller learns, failures included
     commit    one transaction: candidates, scores, counts, and the controller's state
 
@@ -90,9 +90,7 @@ class Search(Spec):
                 climbing = state.due()
                 fresh = state.admit(proposals, verdicts)
                 state.train([*climbing, (fresh, 0)])
-                state.close_round(
-                    proposals, verdicts, [entry for entries, _ in climbing for entry in entries]
-                )
+                state.close_round(proposals, verdicts, climbing)
             hold_finals(state)
             state.status("finished")
             return state.result()

@@ -314,7 +314,10 @@ class Session:
             self.ledger.take(entry, score(runs[rung], found), rung)
 
     def close_round(
-        self, proposals: Sequence[Proposal], verdicts: Sequence[Verdict], promoted: Sequence[Entry]
+        self,
+        proposals: Sequence[Proposal],
+        verdicts: Sequence[Verdict],
+        climbing: Sequence[tuple[Sequence[Entry], int]],
     ) -> None:
         """Tell the controller, then commit the round and the controller's state in one transaction.
 
@@ -342,7 +345,7 @@ class Session:
                 size = case.written.size
                 told.append(Told(proposal.number, case.key, case.written, None, outcome, size, 0))
         fresh = {p.number for p in proposals}
-        older = [e for e in promoted if e.number not in fresh]
+        older = [e for entries, _ in climbing for e in entries if e.number not in fresh]
         self.controller.tell([*told, *(self._told(e) for e in older)])
         if self.row.rounds == 0:
             self._insist_on_a_start(proposals)

@@ -96,7 +96,6 @@ class Elite:
     program: Program
     score: float
     size: int
-    rung: int
 
 
 class MapElites(Controller):
@@ -141,7 +140,7 @@ class MapElites(Controller):
             del self.archive[home]
         if score is None:
             return
-        new = Elite(told.key, told.program, score, told.size, told.rung)
+        new = Elite(told.key, told.program, score, told.size)
         cell = cell_of(told.program, self._names)
         old = self.archive.get(cell)
         if old is None or (new.score, new.size) < (old.score, old.size):
@@ -155,7 +154,6 @@ class MapElites(Controller):
                     "key": one.key,
                     "score": one.score,
                     "size": one.size,
-                    "rung": one.rung,
                 }
                 for one in self.archive.values()
             ],
@@ -165,6 +163,5 @@ class MapElites(Controller):
         self.archive = {}
         for data in state["archive"]:
             program = read_back(data, self.space.signature)
-            key, score, size, rung = data["key"], data["score"], data["size"], data["rung"]
-            elite = Elite(str(key), program, float(score), int(size), int(rung))
+            elite = Elite(str(data["key"]), program, float(data["score"]), int(data["size"]))
             self.archive[cell_of(program, self._names)] = elite
