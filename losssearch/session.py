@@ -253,7 +253,7 @@ class Session:
 
         The same share climbs from every rung, so that PROMOTED of all reach the highest.
         """
-        share, most = PROMOTED ** (1 / max(1, self.final - 1)), self.left(FINALS_SHARE) * ROUND_SHARE / 2
+        share, most = PROMOTED ** (1 / (self.final - 1)), self.left(FINALS_SHARE) * ROUND_SHARE / 2
         climbing = []
         for rung in range(self.final - 1, 0, -1):
             due = self.ledger.to_promote(rung - 1, share)
@@ -375,7 +375,7 @@ class Session:
         """What the controller hears of a loss trained in this round; a twin has no score of its own."""
         metrics = (entry.score.metrics if entry.score else None) or {}
         told = replace(self.ledger.told(entry), guard=metrics.get(self.guard or ""))
-        return replace(told, score=None, outcome=Outcome.EQUIVALENT) if entry.twin else told
+        return replace(told, score=None) if entry.twin else told
 
     @property
     def guard(self) -> str | None:

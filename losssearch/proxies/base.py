@@ -40,7 +40,7 @@ TRAINER_VERSION = 2
 STRUCTURED_VERSION = "structured-1"
 #: Gradients are scaled once, to the reference loss's RMS on the probes; the version of that rule.
 NORMALISER_VERSION = "rms-reference-1"
-LEAST_RUNGS, MOST_RUNGS = 3, 9
+LEAST_RUNGS, MOST_RUNGS = 3, 9  # 9 itself is the rung of a search's chosen loss, see `store.rows.CHOSEN`
 
 
 @dataclass(frozen=True)

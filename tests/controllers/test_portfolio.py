@@ -86,6 +86,14 @@ def test_only_the_first_of_a_structure_is_a_success(space: Space) -> None:
     assert good == pytest.approx(1, abs=0.1)
 
 
+def test_a_twin_found_on_a_higher_rung_fails_once(space: Space) -> None:
+    portfolio = Portfolio(space, [], 0, ("evolution", "random"))
+    [proposal] = portfolio.ask(1)
+    portfolio.tell([told(proposal, 0.1)])
+    portfolio.tell([told(proposal, None, rung=1)])
+    assert portfolio.bandit.earned[arm_of(proposal)] == (0, 1)
+
+
 def test_a_loss_that_does_worse_on_more_splits_was_no_success(space: Space) -> None:
     portfolio = Portfolio(space, [], 0, ("evolution", "random"))
     first, *others = portfolio.ask(40)

@@ -57,19 +57,24 @@ def test_the_same_seed_finds_the_same_whatever_the_pool(search, tmp_path):
     assert content(first.storage, "small") == content(second.storage, "small")
 
 
+def interrupted(search, candidates, *after):
+    """Run a search and break it off, once after each of so many candidates."""
+    for most in after:
+
+        def interrupt(progress, most=most):
+            if progress.seen > most:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            search.run(candidates=candidates, watch=interrupt)
+
+
 @pytest.mark.parametrize("controller", ["random", "evolution", "optuna"])
 def test_a_search_interrupted_in_its_rounds_equals_an_undisturbed_one(search, tmp_path, controller):
     whole = search(storage=f"sqlite:///{tmp_path}/a.db", controller=controller)
     parts = search(storage=f"sqlite:///{tmp_path}/b.db", controller=controller)
     whole.run(candidates=80)
-    for seen in (10, 40, 60):
-
-        def interrupt(progress, seen=seen):
-            if progress.seen > seen:
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            parts.run(candidates=80, watch=interrupt)
+    interrupted(parts, 80, 10, 40, 60)
     parts.run(candidates=80)
     assert content(whole.storage, "small") == content(parts.storage, "small")
 
@@ -81,14 +86,7 @@ def test_a_search_on_four_rungs_is_the_same_if_it_is_interrupted(search, tmp_pat
         for n in "ab"
     )
     whole.run(candidates=200)
-    for seen in (70, 150):
-
-        def interrupt(progress, seen=seen):
-            if progress.seen > seen:
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            parts.run(candidates=200, watch=interrupt)
+    interrupted(parts, 200, 70, 150)
     parts.run(candidates=200)
     assert content(whole.storage, "small") == content(parts.storage, "small")
     with Store.open(whole.storage, read_only=True) as store:
@@ -110,12 +108,7 @@ def test_what_is_read_again_from_the_store_changes_nothing(search, tmp_path, mon
     monkeypatch.setattr("losssearch.ledger.HELD", 0)
     monkeypatch.setattr("losssearch.session.PAGE", 7)
 
-    def interrupt(progress):
-        if progress.seen > 60:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        parts.run(candidates=80, watch=interrupt)
+    interrupted(parts, 80, 60)
     parts.run(candidates=80)
     assert content(whole.storage, "small") == content(parts.storage, "small")
 
