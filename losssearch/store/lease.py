@@ -163,7 +163,10 @@ class ServerLease:
     def release(self) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None
-            try:
+            try:  # a server notices a closed connection when it comes to it, and holds the lock until then
+                if not connection.invalidated:
+                    unlock = text("SELECT pg_advisory_unlock(CAST(:space AS int), CAST(:id AS int))")
+                    connection.execute(unlock, {"space": SPACE, "id": self._id})
                 connection.close()
             except DBAPIError:
                 connection.invalidate()
