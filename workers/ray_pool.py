@@ -1,6 +1,6 @@
 """How are many machines used, and their accidents caught?
 
-One Ray actor per core, around the library's plain worker. Ray restarts and retries nothing
+One Ray actor per core or GPU, around the library's plain worker. Ray restarts and retries nothing
 (`max_restarts=0`, `max_task_retries=0`): the driver decides, because only it knows which jobs are
 out. It keeps the deadlines too: Ray cannot cancel an actor that is stuck. A local cluster starts
 in 4 s and takes 0.7 GB; a call costs 1 ms.
@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -23,8 +24,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from losssearch.errors import PoolError, UsageError
 from losssearch.pools.crew import CrewPool, Hand, WorkerLost, check_size
+from losssearch.pools.gpus import GpuPool
 from losssearch.pools.processes import cores
-from losssearch.pools.worker import Worker, kill
+from losssearch.pools.worker import DEVICE, Worker, kill
 
 OBJECT_STORE_BYTES = 256 * 2**20
 FIT_S = 10.0
@@ -33,7 +35,7 @@ KNOCK_S = 5.0
 
 
 class RayPool(CrewPool):
-    """Ray actors, one per core.
+    """Ray actors, one per CPU.
 
     Uses the Ray connection of this process if there is one, and leaves it open at the end. What
     the tasks print goes to Ray's log files.
@@ -42,45 +44,76 @@ class RayPool(CrewPool):
         address: `host:port` of a cluster, or `auto` for the one this machine belongs to; None for
             the one in the environment's `RAY_ADDRESS`, else for a new one on this machine that
             ends with the pool.
-        size: Number of actors; None for one per CPU of the cluster.
-        gpus: What every actor asks for; Ray counts fractions but does not enforce them.
+        size: Number of actors; None for as many as the cluster has room for.
         start_s: An actor that has not answered its first call after this many seconds has failed
             to start.
         tasks: See `losssearch.pools.worker.Worker`.
 
     Raises:
-        PoolError: The cluster cannot be reached or started.
+        PoolError: The cluster cannot be reached or started, or has room for none.
         UsageError: `size >= 1` does not hold, or the address is one of Ray Client.
+
+    Attributes:
+        needs: What every actor asks of the cluster, by Ray's names.
+        environment: Variables that it finds.
     """
+
+    needs: Mapping[str, int] = MappingProxyType({"CPU": 1})
+    environment: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,
         address: str | None = None,
         size: int | None = None,
         *,
-        gpus: float = 0.0,
         start_s: float = 60.0,
         tasks: Mapping[str, str] | None = None,
     ) -> None:
         if size is not None:
             check_size(size)
         self._ours = _connect(address, size)
-        actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Worker)
+        options: dict[str, Any] = {f"num_{name.lower()}s": count for name, count in self.needs.items()}
+        if self.environment:
+            options["runtime_env"] = {"env_vars": dict(self.environment)}
+        actor = ray.remote(max_restarts=0, max_task_retries=0, **options)(Worker)
         plain = None if tasks is None else dict(tasks)
         self._make: Callable[[], Any] = lambda: actor.remote(plain)
-        if size is None:
-            resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            size = max(1, int(resources.get("CPU", 1)))
-        super().__init__(size, start_s)
+        try:
+            super().__init__(size or self._room(), start_s)
+        except BaseException:
+            self._leave()
+            raise
+
+    def _room(self) -> int:
+        """How many actors the cluster has room for."""
+        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        room = min(int(there.get(name, 0)) // count for name, count in self.needs.items())
+        if not room:
+            needs = " and ".join(f"{count} {name}" for name, count in self.needs.items())
+            raise PoolError(
+                f"Every worker needs {needs} of Ray's cluster, and no machine of it says so much."
+            )
+        return room
 
     def _new_hand(self) -> Hand:
         return ActorHand(self._make)
 
     def close(self) -> None:
         super().close()
+        self._leave()
+
+    def _leave(self) -> None:
         if self._ours:
             self._ours = False
             ray.shutdown()
+
+
+class RayGpuPool(RayPool):
+    """Ray actors, one per GPU of the cluster, which train on it whatever is trained as a population."""
+
+    appetite = GpuPool.appetite
+    needs = MappingProxyType({"CPU": 1, "GPU": 1})  # Ray shows each actor the card that it has
+    environment = MappingProxyType({DEVICE: "cuda"})
 
 
 class ActorHand(Hand):

@@ -7,8 +7,7 @@ epoch is recorded once as a CUDA graph and played again. On the CPU all of it st
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -46,16 +45,6 @@ def recorded(function: Callable[[], None], device: torch.device) -> Callable[[],
         graph.replay()
 
     return call
-
-
-@contextmanager
-def working_on(device: torch.device) -> Iterator[None]:
-    """Makes a GPU the current one, and convolutions exact: by default they round to ten bits there."""
-    if device.type != "cuda":
-        yield
-        return
-    with torch.cuda.device(device), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
 
 
 def models_that_fit(proxy: Trainable, setting: Setting, run: Run, device: torch.device) -> int:

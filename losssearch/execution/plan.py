@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 Stage = Literal["search", "audit"]
+Precision = Literal["fp32", "tf32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 #: Maps the inputs of a space (leading run dimension R) to dL/dprediction, already multiplied by the
 #: loss's scale.
@@ -141,6 +143,7 @@ class Setting:
         rates: Learning rates worth trying, best first; they serve every loss, since gradients are
             scaled.
         decays: Weight decays worth trying; a search's rungs use the first.
+        precision: Of the factors of products in a search, see `products.py`; an audit rounds nothing.
     """
 
     model: MLP | Callable[[], nn.Module] = MLP()
@@ -152,6 +155,7 @@ class Setting:
     evaluate_every: int = 5
     rates: tuple[float, ...] = (0.1,)
     decays: tuple[float, ...] = (0.0,)
+    precision: Precision = "fp32"
 
 
 class Trainable(Protocol):

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from losssearch.errors import ProxyError
-from losssearch.execution.card import in_memory, models_that_fit, recorded, working_on
+from losssearch.execution.card import in_memory, models_that_fit, recorded
 from losssearch.execution.kernel.assembly import Layout
 from losssearch.execution.plan import (
     MLP,
@@ -28,6 +30,7 @@ from losssearch.execution.plan import (
     Stage,
     Trainable,
 )
+from losssearch.execution.products import rounded
 from losssearch.execution.slopes import Batch, Slots, who_answers
 from losssearch.execution.stacked import Learners, StackedMLP, StackedModules
 from losssearch.outcomes import Outcome
@@ -64,11 +67,12 @@ def train_population(
     """
     results: dict[int, RunResult] = {}
     on = torch.device(device)
-    with working_on(on):
+    with torch.cuda.device(on) if on.type == "cuda" else nullcontext():
         for setting, group in _groups(proxy, runs):
 
             def train(members: Sequence[int], setting: Setting = setting) -> list[RunResult]:
-                return _Block(proxy, setting, gradients, [runs[i] for i in members], on).train()
+                with rounded(setting.precision, on):
+                    return _Block(proxy, setting, gradients, [runs[i] for i in members], on).train()
 
             fit = BLOCK if on.type == "cpu" else models_that_fit(proxy, setting, runs[group[0]], on)
             for members in _blocks(group, runs, block or fit):
@@ -90,8 +94,9 @@ def _groups(proxy: Trainable, runs: Sequence[Run]) -> Iterator[tuple[Setting, li
         for own in by_loss.values():
             splits = frozenset(runs[i].split for i in own)
             groups.setdefault((*kind, splits), []).extend(own)
-    for (condition, _, _, _), members in groups.items():
-        yield proxy.setting(condition), members
+    for (condition, stage, _, _), members in groups.items():
+        setting = proxy.setting(condition)
+        yield (replace(setting, precision="fp32") if stage == "audit" else setting), members
 
 
 def _blocks(group: Sequence[int], runs: Sequence[Run], limit: int) -> Iterator[list[int]]:

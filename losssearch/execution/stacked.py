@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from losssearch.execution.plan import MLP, Setting
+from losssearch.execution.products import Products, casting
 
 _LOG = logging.getLogger(__name__)
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8
@@ -66,6 +67,20 @@ class Learners(ABC):
         """Which models have finite parameters only, shape (K, S)."""
 
 
+class _Clock:
+    """How far Adam's averages are from what they estimate; the device counts, so that it can be recorded."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._betas = torch.tensor([_BETA1, _BETA2], dtype=torch.float64, device=device)
+        self._powers = torch.ones_like(self._betas)
+        self.first = self.second = self._powers[0]
+
+    def tick(self) -> None:
+        """One more step: `first` corrects the mean of slopes, `second` the root of the mean of squares."""
+        left = 1 - self._powers.mul_(self._betas)
+        self.first, self.second = 1 / left[0], torch.rsqrt(left[1])
+
+
 class _Parameter:
     """One stacked parameter of shape (*grid, ...), its optimiser state, and rates a model."""
 
@@ -85,15 +100,15 @@ class _Parameter:
             self.velocity.addcmul_(self.value, self.pull)
         self.value.sub_(self.velocity)
 
-    def adam(self, step: int) -> None:
+    def adam(self, clock: _Clock) -> None:
         if self.decay is not None:
             self.gradient.addcmul_(self.value, self.decay)
         self.velocity.lerp_(self.gradient, 1 - _BETA1)
         self.square.mul_(_BETA2).addcmul_(self.gradient, self.gradient, value=1 - _BETA2)
         move = torch.sqrt(self.square, out=self.gradient)
-        move.mul_(1 / math.sqrt(1 - _BETA2**step)).add_(_EPS)
+        move.mul_(clock.second).add_(_EPS)
         torch.div(self.velocity, move, out=move)
-        self.value.addcmul_(move, self.rate, value=-1 / (1 - _BETA1**step))
+        self.value.addcmul_(move, self.rate * clock.first, value=-1)
 
 
 def initial_weights(model: MLP, features: int, outputs: int, seed: int) -> list[tuple[Tensor, Tensor]]:
@@ -120,6 +135,8 @@ def initial_weights(model: MLP, features: int, outputs: int, seed: int) -> list[
 class StackedMLP(Learners):
     """The fast path: K x S multilayer perceptrons."""
 
+    repeats = True
+
     def __init__(
         self,
         model: MLP,
@@ -131,8 +148,8 @@ class StackedMLP(Learners):
         decay: Tensor,
     ) -> None:
         self.slots, self.splits, self.outputs = rate.shape[0], rate.shape[1], outputs
-        self._adam, self._momentum, self._steps = setting.optimiser == "adam", setting.momentum, 0
-        self.repeats = not self._adam  # whose corrections change from step to step
+        self._adam, self._momentum = setting.optimiser == "adam", setting.momentum
+        self._clock, self._products = _Clock(rate.device), Products(setting.precision, rate.device)
         rate, decay = rate.T.contiguous(), decay.T.contiguous()  # stored split by split: (S, K)
         starts = [initial_weights(model, features, outputs, seed) for seed in seeds]
         self._weights: list[_Parameter] = []
@@ -156,16 +173,13 @@ class StackedMLP(Learners):
         grid = self.slots * self.splits
         n = x.shape[1]
         first = self._weights[0].value.view(self.splits, -1, x.shape[-1])
-        torch.bmm(first, x.transpose(1, 2), out=buffers[0].view(self.splits, -1, n))
+        self._products.multiply(first, x.transpose(1, 2), buffers[0].view(self.splits, -1, n))
         found = [buffers[0]]
         for layer in range(1, len(self._sizes)):
             below = found[-1].clamp_min_(0)
             weight, bias = self._weights[layer].value, self._biases[layer].value
-            torch.baddbmm(
-                bias.view(grid, -1, 1),
-                weight.view(grid, *weight.shape[2:]),
-                below,
-                out=buffers[layer],
+            self._products.add(
+                bias.view(grid, -1, 1), weight.view(grid, *weight.shape[2:]), below, buffers[layer]
             )
             found.append(buffers[layer])
         return found
@@ -190,7 +204,7 @@ class StackedMLP(Learners):
 
     def learn(self, gradient: Tensor) -> None:
         depth, n, grid = len(self._sizes), self._x.shape[1], self.slots * self.splits
-        self._steps += 1
+        self._clock.tick()
         spare = self._buffers[n][depth:]
         up = spare[-1]
         on_grid = up.view(self.splits, self.slots, self.outputs, n)
@@ -202,13 +216,13 @@ class StackedMLP(Learners):
         for layer in range(depth - 1, 0, -1):
             below, weight, bias = self._hidden[layer - 1], self._weights[layer], self._biases[layer]
             shape = (grid, *weight.value.shape[2:])
-            down = torch.bmm(weight.value.view(shape).transpose(1, 2), up, out=spare[layer - 1])
+            down = self._products.multiply(weight.value.view(shape).transpose(1, 2), up, spare[layer - 1])
             torch.ops.aten.threshold_backward.grad_input(down, below, 0, grad_input=down)
             self._move(weight, up, below.transpose(1, 2), shape)
             total = up.sum(-1).view(bias.value.shape)
             if self._adam:
                 bias.gradient.copy_(total)
-                bias.adam(self._steps)
+                bias.adam(self._clock)
             else:
                 bias.velocity.mul_(self._momentum).add_(total)
                 bias.sgd()
@@ -218,10 +232,10 @@ class StackedMLP(Learners):
 
     def _move(self, weight: _Parameter, left: Tensor, right: Tensor, shape: Sequence[int]) -> None:
         if self._adam:
-            torch.bmm(left, right, out=weight.gradient.view(shape))
-            weight.adam(self._steps)
+            self._products.multiply(left, right, weight.gradient.view(shape))
+            weight.adam(self._clock)
         else:
-            weight.velocity.view(shape).baddbmm_(left, right, beta=self._momentum)
+            self._products.accumulate(weight.velocity.view(shape), left, right, self._momentum)
             weight.sgd()
 
     def predict(self, x: Tensor) -> Tensor:
@@ -251,7 +265,8 @@ class StackedModules(Learners):
         decay: Tensor,
     ) -> None:
         self.slots, self.splits, self.outputs = rate.shape[0], rate.shape[1], outputs
-        self._adam, self._momentum, self._steps = setting.optimiser == "adam", setting.momentum, 0
+        self._adam, self._momentum = setting.optimiser == "adam", setting.momentum
+        self._clock, self._precision = _Clock(rate.device), setting.precision
         starts = []
         for seed in seeds:
             with torch.random.fork_rng(devices=[]):
@@ -280,16 +295,17 @@ class StackedModules(Learners):
             found: Tensor = torch.func.functional_call(self._base, (state, buffers), (x,))
             return found
 
-        if self.why_loop:
-            outs = []
-            for i, model in enumerate(self._models):
-                mine = {name: value[i] for name, value in values.items()}
-                outs.append(torch.func.functional_call(model, mine, (each[i],)))
-            out = torch.stack(outs)
-        else:
-            many = torch.func.vmap(one, randomness="different")
-            out = many(values, self._state_buffers, each)
-        return out.reshape(self.slots, self.splits, -1, self.outputs)
+        with casting(self._precision, x.device):
+            if self.why_loop:
+                outs = []
+                for i, model in enumerate(self._models):
+                    mine = {name: value[i] for name, value in values.items()}
+                    outs.append(torch.func.functional_call(model, mine, (each[i],)))
+                out = torch.stack(outs)
+            else:
+                many = torch.func.vmap(one, randomness="different")
+                out = many(values, self._state_buffers, each)
+        return out.float().reshape(self.slots, self.splits, -1, self.outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -297,14 +313,14 @@ class StackedModules(Learners):
         return self._out.detach().permute(1, 0, 3, 2).contiguous().permute(1, 0, 3, 2)
 
     def learn(self, gradient: Tensor) -> None:
-        self._steps += 1
+        self._clock.tick()
         parameters = list(self._parameters.values())
         # One layout whatever the block's size: a product of another layout rounds otherwise.
         found = torch.autograd.grad(self._out, [p.value for p in parameters], gradient.contiguous())
         for parameter, slope in zip(parameters, found, strict=True):
             if self._adam:
                 parameter.gradient.copy_(slope)
-                parameter.adam(self._steps)
+                parameter.adam(self._clock)
             else:
                 parameter.velocity.mul_(self._momentum).addcmul_(slope, parameter.rate)
                 parameter.sgd()

@@ -299,8 +299,8 @@ def _described(setting: Setting) -> str:
     if not isinstance(model, MLP):
         name = f"{getattr(model, '__module__', '')}.{getattr(model, '__qualname__', repr(model))}"
         return f"{name} {_described(replace(setting, model=MLP()))}"
-    # Betas came later than the first stored evaluations, which all had these.
-    return repr(setting).replace(f", betas={BETAS}", "")
+    # These came later than the first stored evaluations, which all had these values.
+    return repr(setting).replace(f", betas={BETAS}", "").replace(", precision='fp32'", "")
 
 
 def usual_rungs(second: str) -> tuple[Rung, ...]:

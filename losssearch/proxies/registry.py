@@ -1,7 +1,8 @@
 """Which proxy does a name mean?
 
 A built-in by its name, or a user's own: "path/to/file.py:function" or "package.module:function".
-The user's file is run: name only files that you trust.
+The user's file is run: name only files that you trust. "@bf16" behind either is the same proxy, trained at
+another precision.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 
 from losssearch.errors import ProxyError
+from losssearch.execution.plan import PRECISIONS, Precision
 from losssearch.proxies.base import Proxy
 from losssearch.proxies.user import blackbox, is_train_function
 
@@ -59,7 +62,8 @@ def load_proxy(name: str) -> Proxy:
     """The proxy called `name`.
 
     Args:
-        name: A built-in's name, "path/to/file.py:function" or "package.module:function". The
+        name: A built-in's name, "path/to/file.py:function" or "package.module:function", and "@tf32"
+            or "@bf16" behind it where products may be rounded, see `execution.products`. The
             function takes no arguments and returns `losssearch.task(...)` or
             `losssearch.blackbox(...)(train)`; or it is itself a training function
             `train(loss, budget, seed, device) -> metric`.
@@ -67,6 +71,9 @@ def load_proxy(name: str) -> Proxy:
     Raises:
         ProxyError: Nothing is called so, or the function does not give a proxy.
     """
+    plain, _, precision = name.rpartition("@")
+    if plain and precision in PRECISIONS:
+        return _at(load_proxy(plain), precision)
     if ":" in name:
         place, _, function = name.rpartition(":")
         path = Path(place).expanduser()
@@ -77,6 +84,15 @@ def load_proxy(name: str) -> Proxy:
         hint = f"Did you mean {near[0]!r}?" if near else f"Choose one of {', '.join(_BUILT_IN)}."
         raise ProxyError(f"no proxy is called {name!r}. {hint} Or give path/to/file.py:function.")
     return _load_built_in(name)
+
+
+def _at(proxy: Proxy, precision: Precision) -> Proxy:
+    """The same proxy, trained at a precision."""
+    if not proxy.stacked:
+        raise ProxyError(f"{proxy.name} is not trained as a population: it has no precision to choose.")
+    return replace(
+        proxy, name=f"{proxy.name}@{precision}", default=replace(proxy.default, precision=precision)
+    )
 
 
 @cache

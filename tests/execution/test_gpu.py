@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,23 @@ def test_a_population_on_a_gpu_trains_as_on_the_cpu(optimiser: str, device: torc
     here, there = (train_population(task, functions, runs, device=str(on)) for on in ("cpu", device))
     for one, other in zip(here, there, strict=True):
         assert other.metric == pytest.approx(one.metric, rel=1e-3)
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+@pytest.mark.parametrize(("precision", "least", "most"), [("tf32", 0, 5e-3), ("bf16", 1e-6, 5e-2)])
+def test_on_a_gpu_products_may_be_rounded(
+    optimiser: str, precision: str, least: float, most: float, device: torch.device
+) -> None:
+    setting = Setting(MLP((64, 64)), optimiser=optimiser, batch=64, epochs=3)
+    functions = programs_of("cross_entropy", "brier", "focal")
+    runs = [Run(loss, s, 0.05) for loss in range(3) for s in (0, 1)]
+    exact = train_population(Task(setting), functions, runs, device=str(device))
+    task = Task(replace(setting, precision=precision))
+    near = train_population(task, functions, runs, device=str(device))
+    gaps = [abs(one.metric / other.metric - 1) for one, other in zip(near, exact, strict=True)]
+    assert least <= max(gaps) < most
 
 
 @needs_gpu

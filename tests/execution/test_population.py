@@ -150,6 +150,35 @@ def test_stacked_training_equals_the_plain_loop(
         assert curve == pytest.approx(plain_loop(task, cross_entropy, run), rel=2e-4)
 
 
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_products_of_bf16_train_nearly_as_those_of_fp32(optimiser: str) -> None:
+    """To the few digits that a factor has, where the processor knows such products; else to the bit."""
+    setting = Setting(MLP((64, 64)), optimiser=optimiser, batch=64, epochs=5)
+    runs = [Run(loss, s, 0.03) for loss in range(3) for s in (0, 1)]
+    functions = programs_of("cross_entropy", "brier", "focal")
+    exact = train_population(Task(setting), functions, runs)
+    rounded = Task(replace(setting, precision="bf16"))
+    near = train_population(rounded, functions, runs)
+    gaps = [abs(one.metric / other.metric - 1) for one, other in zip(near, exact, strict=True)]
+    assert max(gaps) < 0.05
+    assert (max(gaps) > 1e-6) == bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    audited = [replace(run, stage="audit") for run in runs]
+    there, here = (train_population(t, functions, audited) for t in (rounded, Task(setting)))
+    for one, other in zip(there, here, strict=True):
+        assert one.curve == other.curve  # an audit rounds nothing
+    again = train_population(Task(setting), functions, runs)
+    assert [r.curve for r in again] == [r.curve for r in exact]  # and nothing stays rounded
+
+
+def test_modules_too_train_in_bf16() -> None:
+    setting = Setting(net, batch=16, epochs=3)
+    runs = [Run(0, s, 0.03) for s in (0, 1)]
+    exact = train_population(Task(setting), programs_of("brier"), runs)
+    near = train_population(Task(replace(setting, precision="bf16")), programs_of("brier"), runs)
+    for one, other in zip(near, exact, strict=True):
+        assert one.metric == pytest.approx(other.metric, rel=0.05)
+
+
 def test_one_number_a_sample_equals_the_plain_loop() -> None:
     setting = Setting(MLP((8,)), batch=16, epochs=2, evaluate_every=1)
     task = Task(setting, classes=None, prediction="pred")

@@ -215,3 +215,16 @@ def test_an_unknown_condition_names_the_known_ones() -> None:
     proxy: Proxy = load_proxy("digits")
     with pytest.raises(ProxyError, match="raw, wide"):
         proxy.split(0, "raw+upside-down")
+
+
+def test_a_proxy_at_another_precision_is_another_proxy(file: Path) -> None:
+    for name in ("digits-noisy", f"{file}:mine"):
+        plain, rounded = load_proxy(name), load_proxy(f"{name}@bf16")
+        assert {rounded.setting(c).precision for c in rounded.conditions} == {"bf16"}
+        assert plain.setting().precision == "fp32"
+        assert rounded.protocol.hash != plain.protocol.hash
+        assert rounded.name == f"{plain.name}@bf16"
+    with pytest.raises(ProxyError, match="ring is not trained as a population"):
+        load_proxy("ring@bf16")
+    with pytest.raises(ProxyError, match="no proxy is called 'digits@fp16'"):
+        load_proxy("digits@fp16")

@@ -18,7 +18,7 @@ from losssearch.errors import PoolError, UsageError
 from losssearch.outcomes import Outcome
 from losssearch.pools.base import Answer, Pool
 
-TASKS = {"sleep": "time_tasks:sleep", "stop": "time_tasks:stop", "die": "time_tasks:die"}
+TASKS = {name: f"time_tasks:{name}" for name in ("sleep", "stop", "die", "card")}
 TIME_TASKS = """
 import os, signal, time
 def sleep(job):
@@ -28,6 +28,9 @@ def stop(job):
     os.kill(os.getpid(), signal.SIGSTOP)
 def die(job):
     os.kill(os.getpid(), signal.SIGKILL)
+def card(job):
+    time.sleep(0.5)  # so that the other worker does the other one
+    return {"card": os.environ.get("CUDA_VISIBLE_DEVICES"), "device": os.environ.get("LOSSSEARCH_DEVICE")}
 """
 SCRIPT = """
 import time
@@ -113,6 +116,35 @@ def test_a_lost_node_costs_its_jobs_and_no_more() -> None:
             assert {answer.outcome for answer in collect(pool, 4)} == {Outcome.ANSWERED}
     finally:
         cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def test_every_worker_on_a_gpu_has_a_card_of_its_own() -> None:
+    """The cards are Ray's word alone: what is tried is who is given which, not the cards."""
+    from ray.cluster_utils import Cluster
+
+    from workers.ray_pool import RayGpuPool
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 2})
+    try:
+        with RayGpuPool(cluster.address, tasks=TASKS) as pool:
+            assert pool.size == 2
+            for name in "ab":
+                pool.submit(name, {"task": "card"}, 60)
+            found = [answer.result for answer in collect(pool, 2) if answer.result]
+            assert sorted(result["card"] for result in found) == ["0", "1"]
+            assert {result["device"] for result in found} == {"cuda"}
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def test_a_cluster_without_gpus_says_so() -> None:
+    from workers.ray_pool import RayGpuPool
+
+    with pytest.raises(PoolError, match="Every worker needs 1 CPU and 1 GPU of Ray's cluster"):
+        RayGpuPool()
+    import ray
+
+    assert not ray.is_initialized()
 
 
 def test_ray_client_is_refused() -> None:
