@@ -1,6 +1,6 @@
 """How does one loss become another of the same type?
 
-Operators on programs: a part is drawn anew, cut out, wrapped, or swapped with one of the same
+Operators on drafts: a part is drawn anew, cut out, wrapped, or swapped with one of the same
 type from another program; constants take a step. Whatever an operator makes is checked when it is
 built, and what does not fit counts as a miss (None), so that nothing badly typed leaves this
 room.
@@ -10,61 +10,79 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import NamedTuple
 
-from losssearch.language.drafts import drafts_of
+from losssearch.errors import FormulaError
+from losssearch.language.drafts import Drafts, drafts_of
 from losssearch.language.draws import Draws
 from losssearch.language.grammar import Want
 from losssearch.language.primitives import PRIMITIVES
 from losssearch.language.program import Constant, Instruction, Program
 from losssearch.language.sampling import Sampler, Sketch, drawn_constant
 from losssearch.language.signature import Kind
-from losssearch.language.term import CONSTANT, LITERAL, TERMINALS, Term, literal, replaced
+from losssearch.language.term import CONSTANT, LITERAL, TERMINALS, Term, literal
 
 Path = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One node of a program's tree, below its head."""
+class Place(NamedTuple):
+    """One node of a draft's tree, below its head, and its step."""
 
     path: Path
-    index: int  # of the instruction
+    step: int
 
 
-def places(sampler: Sampler, program: Program) -> list[Place]:
-    """The nodes that may vary: the body's, or all but the root where the head is another."""
-    body = sampler.body_path if sampler.has_head(program) else ()
-    index = program.outputs[-1]
-    for i in body:
-        index = program.instructions[index].args[i]
-    found: list[Place] = []
-    stack = [Place(body, index)]
-    while stack:
-        place = stack.pop()
-        if place.path:
-            found.append(place)
-        args = program.instructions[place.index].args
-        for i in range(len(args) - 1, -1, -1):
-            stack.append(Place((*place.path, i), args[i]))
-    return found
+class Draft(NamedTuple):
+    """A loss as it stands among the drafts of its signature: its root, and the constants that it uses."""
+
+    root: int
+    constants: tuple[Constant, ...]
 
 
 class Edit:
-    """A program being changed: its tree, its constants, and draws."""
+    """A loss being changed: its places, its constants, and draws.
 
-    def __init__(self, sampler: Sampler, program: Program, draws: Draws) -> None:
-        self.sampler, self.program, self.draws = sampler, program, draws
-        self._terms = drafts_of(sampler.signature).terms(program)
-        self.term = self._terms[program.outputs[-1]]
-        self.sketch = Sketch([c.name for c in program.constants])
-        self.places = places(sampler, program)
+    Args:
+        sampler: Of the space.
+        draft: The loss, among the `drafts`.
+        draws: What decides.
+    """
+
+    def __init__(self, sampler: Sampler, drafts: Drafts, draft: Draft, draws: Draws) -> None:
+        self.sampler, self.drafts, self.draft, self.draws = sampler, drafts, draft, draws
+        self.sketch = Sketch([c.name for c in draft.constants])
+        self.places = self.places_of(draft)
+
+    @classmethod
+    def of(cls, sampler: Sampler, program: Program, draws: Draws) -> Edit:
+        """A program about to be changed."""
+        drafts = drafts_of(sampler.signature)
+        return cls(sampler, drafts, Draft(drafts.step_of(program), program.constants), draws)
+
+    def places_of(self, draft: Draft) -> list[Place]:
+        """The nodes that may vary: the body's, or all but the root where the head is another."""
+        steps, root = self.drafts.instructions, draft.root
+        body = self.sampler.body_path if self.sampler.is_headed(steps, root) else ()
+        for i in body:
+            root = steps[root].args[i]
+        found: list[Place] = []
+        stack = [Place(body, root)]
+        while stack:
+            place = stack.pop()
+            path, step = place
+            if path:
+                found.append(place)
+            args = steps[step].args
+            for i in range(len(args) - 1, -1, -1):
+                stack.append(Place((*path, i), args[i]))
+        return found
 
     def step(self, place: Place) -> Instruction:
-        return self.program.instructions[place.index]
+        return self.drafts.instructions[place.step]
 
     def part(self, place: Place) -> Term:
-        return self._terms[place.index]
+        return self.drafts.term(place.step)
 
     def want(self, place: Place) -> Want:
         step = self.step(place)
@@ -73,8 +91,8 @@ class Edit:
     def room(self, place: Place) -> tuple[int, int]:
         """Nodes and levels that a part at this place may have."""
         nodes, depth = self.sampler.limits
-        spare = nodes - self.program.size + self.program.sizes[place.index]
-        return spare, depth - len(place.path)
+        size, own = (self.drafts.size(step)[0] for step in (self.draft.root, place.step))
+        return nodes - size + own, depth - len(place.path)
 
     def grown(self, want: Want, nodes: int, depth: int) -> Term | None:
         """A new part; None where none is so small."""
@@ -82,19 +100,28 @@ class Edit:
             return None
         return self.sampler.grow(want, nodes, depth, self.draws, self.sketch)
 
-    def put(self, place: Place, part: Term) -> Program | None:
-        """The program with another part at a place; None where that does not fit."""
-        return self.built(replaced(self.term, place.path, part))
+    def put(self, place: Place, part: Term) -> Draft | None:
+        """The loss with another part at a place; None where that does not fit."""
+        try:
+            root = self.drafts.replaced(self.draft.root, place.path, self.drafts.place(part))
+        except FormulaError:
+            return None
+        return self.with_constants(root, [*self.draft.constants, *self.sketch.constants.values()])
 
-    def built(self, term: Term) -> Program | None:
-        constants = [*self.program.constants, *self.sketch.constants.values()]
-        return self.sampler.fitting(term, constants)
+    def with_constants(self, root: int, constants: Sequence[Constant]) -> Draft | None:
+        """A loss and those of the constants that it uses; None where it does not fit."""
+        if not self.sampler.fits_as(self.drafts, root):
+            return None
+        return Draft(root, tuple(self.drafts.used(root, constants)))
+
+    def written(self, draft: Draft) -> Program:
+        return self.drafts.written(*draft)
 
 
-# Operators. Each makes a changed program, or None.
+# Operators. Each makes a changed draft, or None.
 
 
-def subtree(edit: Edit) -> Program | None:
+def subtree(edit: Edit) -> Draft | None:
     """A part is drawn anew."""
     place = edit.draws.pick(edit.places)
     nodes, depth = edit.room(place)
@@ -103,7 +130,7 @@ def subtree(edit: Edit) -> Program | None:
     return None if part is None else edit.put(place, part)
 
 
-def point(edit: Edit) -> Program | None:
+def point(edit: Edit) -> Draft | None:
     """An operation becomes another of the same form, or a terminal another of the same type."""
     place = edit.draws.pick(edit.places)
     step = edit.step(place)
@@ -126,7 +153,7 @@ def point(edit: Edit) -> Program | None:
     return edit.put(place, Term(edit.draws.pick(others), part.args, part.data))
 
 
-def hoist(edit: Edit) -> Program | None:
+def hoist(edit: Edit) -> Draft | None:
     """A part gives way to a smaller part of itself, of the same type."""
     place = edit.draws.pick(edit.places)
     step, n = edit.step(place), len(place.path)
@@ -141,7 +168,7 @@ def hoist(edit: Edit) -> Program | None:
     return edit.put(place, edit.part(edit.draws.pick(inner))) if inner else None
 
 
-def shrink(edit: Edit) -> Program | None:
+def shrink(edit: Edit) -> Draft | None:
     """A part becomes a terminal."""
     large = [p for p in edit.places if edit.step(p).args]
     if not large:
@@ -151,7 +178,7 @@ def shrink(edit: Edit) -> Program | None:
     return None if part is None else edit.put(place, part)
 
 
-def wrap(edit: Edit) -> Program | None:
+def wrap(edit: Edit) -> Draft | None:
     """A part becomes the argument of a new operation: a rising function, or any that fits."""
     place = edit.draws.pick(edit.places)
     step, part = edit.step(place), edit.part(place)
@@ -176,7 +203,7 @@ def wrap(edit: Edit) -> Program | None:
     return edit.put(place, Term(op, args))
 
 
-def add_term(edit: Edit) -> Program | None:
+def add_term(edit: Edit) -> Draft | None:
     """To a part of the body's type comes another, by role or free, with a constant in front."""
     place = _like_body(edit)
     if place is None or not {"add", "mul"} <= set(edit.sampler.grammar.primitives):
@@ -190,7 +217,7 @@ def add_term(edit: Edit) -> Program | None:
     return edit.put(place, Term("add", (edit.part(place), more)))
 
 
-def drop_term(edit: Edit) -> Program | None:
+def drop_term(edit: Edit) -> Draft | None:
     """A sum, difference, product or quotient loses one side."""
     sums = [p for p in edit.places if edit.step(p).op in ("add", "sub", "mul", "div")]
     if not sums:
@@ -199,7 +226,7 @@ def drop_term(edit: Edit) -> Program | None:
     return edit.put(place, edit.draws.pick(edit.part(place).args))
 
 
-def weigh(edit: Edit) -> Program | None:
+def weigh(edit: Edit) -> Draft | None:
     """A part of the body's type is multiplied by a weight that is never negative."""
     place = _like_body(edit)
     if place is None or "mul" not in edit.sampler.grammar.primitives:
@@ -219,22 +246,30 @@ def _like_body(edit: Edit) -> Place | None:
     return alike[0] if edit.draws.chance(0.5) else edit.draws.pick(alike)
 
 
-def nudge(edit: Edit) -> Program | None:
+def nudge(edit: Edit) -> Draft | None:
     """Constants take a step."""
-    return nudged(edit.sampler, edit.program, edit.draws)
+    stepped = _stepped(edit.draft.constants, edit.draws)
+    return edit.with_constants(edit.draft.root, stepped) if stepped else None
 
 
 def nudged(sampler: Sampler, program: Program, draws: Draws) -> Program | None:
-    """One constant takes a step, or all do: a factor if it keeps its sign, else a normal step."""
-    constants = program.constants
-    if not constants or not sampler.fits(program):
+    """One constant takes a step, or all do; None where there is none, or the program does not fit."""
+    if not program.constants or not sampler.fits(program):
         return None
+    return program.with_constants({c.name: c.value for c in _stepped(program.constants, draws)})
+
+
+def _stepped(constants: Sequence[Constant], draws: Draws) -> list[Constant]:
+    """One constant takes a step, or all do: a factor if it keeps its sign, else a normal step."""
+    if not constants:
+        return []
     chosen = draws.below(len(constants))
     everyone = draws.chance(0.3)
     spread = draws.pick((0.1, 0.3, 0.8))
-    return program.with_constants(
-        {c.name: stepped(c, spread, draws) for i, c in enumerate(constants) if everyone or i == chosen}
-    )
+    return [
+        replace(c, value=stepped(c, spread, draws)) if everyone or i == chosen else c
+        for i, c in enumerate(constants)
+    ]
 
 
 def stepped(constant: Constant, spread: float, draws: Draws) -> float:
@@ -247,7 +282,7 @@ def stepped(constant: Constant, spread: float, draws: Draws) -> float:
     return min(max(float(f"{value:.3g}"), low), high)
 
 
-def name_literal(edit: Edit) -> Program | None:
+def name_literal(edit: Edit) -> Draft | None:
     """A literal becomes a constant, or a constant a literal."""
     chosen = [p for p in edit.places if edit.step(p).op in (LITERAL, CONSTANT)]
     if not chosen:
@@ -255,7 +290,7 @@ def name_literal(edit: Edit) -> Program | None:
     place = edit.draws.pick(chosen)
     step = edit.step(place)
     if step.op == CONSTANT:
-        value = edit.program.constant(str(step.data)).value
+        value = next(c.value for c in edit.draft.constants if c.name == step.data)
         rounded = edit.draws.pick((float(round(value)), float(f"{value:.1g}"), value))
         return edit.put(place, literal(rounded))
     value = float(str(step.data))
@@ -265,7 +300,7 @@ def name_literal(edit: Edit) -> Program | None:
     return edit.put(place, edit.sketch.constant(value, low, high))
 
 
-MUTATIONS: Mapping[str, Callable[[Edit], Program | None]] = {
+MUTATIONS: Mapping[str, Callable[[Edit], Draft | None]] = {
     "subtree": subtree,
     "point": point,
     "hoist": hoist,
@@ -292,31 +327,33 @@ def mutated(
     """
     names = list(MUTATIONS)
     used: list[str] = []
+    edit = Edit.of(sampler, program, draws)
     for _ in range(steps * 4):
         chosen = names[draws.weighted(totals)]
-        changed = MUTATIONS[chosen](Edit(sampler, program, draws))
-        if changed is not None and changed != program:
-            program = changed
+        changed = MUTATIONS[chosen](edit)
+        if changed is not None and changed != edit.draft:
             used.append(chosen)
+            edit = Edit(sampler, edit.drafts, changed, draws)
+        else:
+            edit.sketch.constants.clear()
         if len(used) == steps:
             break
-    return (program, "+".join(used)) if used else None
+    return (edit.written(edit.draft), "+".join(used)) if used else None
 
 
 def crossed(sampler: Sampler, mother: Program, father: Program, draws: Draws) -> Program | None:
     """The mother with one part swapped for a part of the father of the same type."""
-    edit = Edit(sampler, mother, draws)
+    edit = Edit.of(sampler, mother, draws)
+    other = Draft(edit.drafts.step_of(father), father.constants)
     place = draws.pick(edit.places)
     step = edit.step(place)
     gifts = [
-        p
-        for p in places(sampler, father)
-        if father.instructions[p.index].axes == step.axes and father.instructions[p.index].kind is step.kind
+        p for p in edit.places_of(other) if edit.step(p).axes == step.axes and edit.step(p).kind is step.kind
     ]
     if not gifts:
         return None
-    part = transplanted(father, draws.pick(gifts).index, edit.sketch)
-    return edit.built(replaced(edit.term, place.path, part))
+    child = edit.put(place, transplanted(edit, other, draws.pick(gifts)))
+    return None if child is None else edit.written(child)
 
 
 def blended(sampler: Sampler, mother: Program, father: Program, draws: Draws) -> Program | None:
@@ -325,27 +362,28 @@ def blended(sampler: Sampler, mother: Program, father: Program, draws: Draws) ->
         return None
     if not {"add", "mul"} <= set(sampler.grammar.primitives):
         return None
-    edit = Edit(sampler, mother, draws)
-    first = edit.places[0]
-    gift = places(sampler, father)[0]
-    part = transplanted(father, gift.index, edit.sketch)
+    edit = Edit.of(sampler, mother, draws)
+    other = Draft(edit.drafts.step_of(father), father.constants)
+    part = transplanted(edit, other, edit.places_of(other)[0])
     factor = edit.sketch.constant(draws.between(0.05, 10.0), 0.001, 20.0)
-    body = Term("add", (edit.part(first), Term("mul", (factor, part))))
-    return edit.built(replaced(edit.term, first.path, body))
+    first = edit.places[0]
+    child = edit.put(first, Term("add", (edit.part(first), Term("mul", (factor, part)))))
+    return None if child is None else edit.written(child)
 
 
-def transplanted(donor: Program, index: int, sketch: Sketch) -> Term:
-    """A part of another program; its constants get new names here."""
+def transplanted(edit: Edit, donor: Draft, place: Place) -> Term:
+    """A part of another loss; its constants get new names here."""
+    constants = {c.name: c for c in donor.constants}
     new: dict[str, Term] = {}
 
     def renamed(term: Term) -> Term:
         if term.op == CONSTANT:
             old = str(term.data)
             if old not in new:
-                new[old] = sketch.adopted(donor.constant(old))
+                new[old] = edit.sketch.adopted(constants[old])
             return new[old]
         if not term.args:
             return term
         return Term(term.op, tuple(renamed(a) for a in term.args), term.data)
 
-    return renamed(drafts_of(donor.signature).terms(donor)[index])
+    return renamed(edit.part(place))

@@ -7,10 +7,11 @@ made (a sampler, a mutation); what a person wrote goes through the parser, which
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 from losssearch.errors import FormulaError
-from losssearch.language.program import MAX_DEPTH, MAX_NODES, Builder, Constant, Program
+from losssearch.language.program import MAX_DEPTH, MAX_NODES, Builder, Constant, Instruction, Program
 from losssearch.language.shelf import Rooms, Shelf
 from losssearch.language.signature import Kind, Signature
 from losssearch.language.term import CONSTANT, LITERAL, NAME, TERMINALS, Data, Term
@@ -23,7 +24,7 @@ class Drafts(Builder):
         super().__init__(signature)
         self.shelf = Shelf(signature, self.instructions)
         self._places: dict[tuple[str, tuple[int, ...], Data], int] = {}
-        self._given: list[Term] = []
+        self._given: dict[int, Term] = {}
         self._by_identity: dict[int, int] = {}
 
     @property
@@ -76,25 +77,54 @@ class Drafts(Builder):
             raise FormulaError("a loss is one number, but this still has axes")
         return self.shelf.read_off([step], {c.name: c for c in constants})
 
-    def terms(self, program: Program) -> list[Term]:
-        """The tree under each instruction of a program; the room knows these terms again."""
+    def step_of(self, program: Program) -> int:
+        """The step that a program's root stands for."""
         steps: list[int] = []
         for op, args, data, _, _ in program.instructions:
-            key = (op, tuple([steps[i] for i in args]), data)
-            found = self._places.get(key)
-            if found is None:
-                found = self._places[key] = self._placed(Term(op, (), data), key[1])
-            steps.append(found)
-        self._give(len(self.instructions))
-        return [self._given[i] for i in steps]
+            steps.append(self._step(op, tuple([steps[i] for i in args]), data))
+        return steps[program.outputs[-1]]
 
-    def _give(self, count: int) -> None:
-        """One term a step, kept alive here."""
-        for i in range(len(self._given), count):
-            step = self.instructions[i]
-            term = Term(step.op, tuple([self._given[j] for j in step.args]), step.data)
-            self._given.append(term)
-            self._by_identity[id(term)] = i
+    def _step(self, op: str, args: tuple[int, ...], data: Data) -> int:
+        key = (op, args, data)
+        found = self._places.get(key)
+        if found is None:
+            found = self._places[key] = self._placed(Term(op, (), data), args)
+        return found
+
+    def replaced(self, root: int, path: Sequence[int], by: int) -> int:
+        """The step of a tree in which another stands at a path; only the steps above it are made anew.
+
+        Raises:
+            FormulaError: It is badly typed.
+        """
+        above: list[tuple[Instruction, int]] = []
+        for i in path:
+            step = self.instructions[root]
+            above.append((step, i))
+            root = step.args[i]
+        for step, i in reversed(above):
+            by = self._step(step.op, (*step.args[:i], by, *step.args[i + 1 :]), step.data)
+        return by
+
+    def negated(self, root: int) -> int:
+        """The step of a tree with its sign turned."""
+        return self._step("neg", (root,), None)
+
+    def used(self, root: int, constants: Iterable[Constant]) -> list[Constant]:
+        """Those of the constants that the tree under a step uses, in order of use."""
+        self.size(root)
+        named = {c.name: c for c in constants}
+        steps = self.instructions
+        return [named[cast(str, steps[i].data)] for i in self.shelf.below[root] if steps[i].op == CONSTANT]
+
+    def term(self, step: int) -> Term:
+        """The tree under a step, which the room knows again; kept alive here."""
+        found = self._given.get(step)
+        if found is None:
+            op, args, data, _, _ = self.instructions[step]
+            found = self._given[step] = Term(op, tuple([self.term(i) for i in args]), data)
+            self._by_identity[id(found)] = step
+        return found
 
 
 _ROOMS = Rooms(Drafts)

@@ -10,19 +10,19 @@ included, takes about a tenth of a millisecond.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from losssearch.errors import FormulaError
 from losssearch.language.bounds import bounds
 from losssearch.language.canonical import canonical
-from losssearch.language.drafts import drafts_of
+from losssearch.language.drafts import Drafts, drafts_of
 from losssearch.language.draws import Draws
 from losssearch.language.formula import parse, parse_term
 from losssearch.language.grammar import TARGET, Grammar, Terminal, Want, bits_of_players, need_of
 from losssearch.language.primitives import PRIMITIVES, Form
 from losssearch.language.productions import Productions
-from losssearch.language.program import Constant, Program
+from losssearch.language.program import Constant, Instruction, Program
 from losssearch.language.signature import AxisSet, Kind
 from losssearch.language.term import CONSTANT, LITERAL, NAME, Term, at, literal, name, paths
 
@@ -203,7 +203,11 @@ class Sampler:
 
     def has_head(self, program: Program) -> bool:
         """Whether a program is a body under the space's head."""
-        return _matches(self.head, program, program.outputs[-1])
+        return self.is_headed(program.instructions, program.outputs[-1])
+
+    def is_headed(self, steps: Sequence[Instruction], root: int) -> bool:
+        """The same of the tree under a step."""
+        return _matches(self.head, steps, root)
 
     def fits(self, program: Program) -> bool:
         """Inside the limits, and dependent on all that a loss needs."""
@@ -224,18 +228,12 @@ class Sampler:
         drafts = drafts_of(self.signature)
         return drafts.written(drafts.place(self.dressed(body)), sketch.constants.values())
 
-    def fitting(self, term: Term, constants: Iterable[Constant]) -> Program | None:
-        """The program of a whole term; None where it is badly typed or does not fit."""
-        drafts = drafts_of(self.signature)
+    def fits_as(self, drafts: Drafts, step: int) -> bool:
+        """`fits` of the tree under a step."""
+        nodes, depth = drafts.size(step)
         most, deepest = self.limits
-        try:
-            step = drafts.place(term)
-            nodes, depth = drafts.size(step)
-            if nodes > most or depth > deepest or not self._suffices(drafts.reads(step)):
-                return None
-            return drafts.written(step, constants)
-        except FormulaError:
-            return None
+        inside = nodes <= most and depth <= deepest and not drafts.instructions[step].axes
+        return inside and self._suffices(drafts.reads(step))
 
     def _suffices(self, inputs: frozenset[str]) -> bool:
         """Whether these inputs are all that a loss needs."""
@@ -407,13 +405,13 @@ def _with_body(head: Term, path: tuple[int, ...], body: Term) -> Term:
     return Term(head.op, args, head.data)
 
 
-def _matches(head: Term, program: Program, index: int) -> bool:
-    step = program.instructions[index]
+def _matches(head: Term, steps: Sequence[Instruction], index: int) -> bool:
+    step = steps[index]
     if head.op == NAME:
         return head.data == "body" or (step.data == head.data and not step.args)
     return (
         head.op == step.op
         and head.data == step.data
         and len(head.args) == len(step.args)
-        and all(_matches(part, program, i) for part, i in zip(head.args, step.args, strict=True))
+        and all(_matches(part, steps, i) for part, i in zip(head.args, step.args, strict=True))
     )

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from losssearch.language.canonical import canonical, key_of_canonical
 from losssearch.language.drafts import drafts_of
 from losssearch.language.program import Program
-from losssearch.language.term import Term
 from losssearch.outcomes import Outcome
 from losssearch.screening.bulk import String
 from losssearch.screening.measure import Floats, Reading, readings, string_of
@@ -43,6 +45,7 @@ class Case:
         tags: What was noticed, such as "step-size variant of ...".
         reading: What the probes show of the program as written, if somebody looked.
         scale: Of its gradient, see `scale.py`, if somebody found it.
+        fingerprint: What `fingerprint.py` compares of the program as written, if somebody found it.
         descent: Error before and after descending it, its sign turned if need be, if somebody did.
     """
 
@@ -52,6 +55,7 @@ class Case:
     tags: list[str] = field(default_factory=list)
     reading: Reading | None = None
     scale: float | None = None
+    fingerprint: NDArray[np.float64] | None = None
     descent: tuple[float, float] | None = None
 
     @cached_property
@@ -97,8 +101,7 @@ class Case:
         """Turn the sign; everything derived from the program is found anew."""
         _ = self.known_reading
         drafts = drafts_of(self.written.signature)
-        turned = Term("neg", (drafts.terms(self.written)[self.written.outputs[-1]],))
-        self.written = drafts.written(drafts.place(turned), self.written.constants)
+        self.written = drafts.written(drafts.negated(drafts.step_of(self.written)), self.written.constants)
         self.flipped = not self.flipped
         for name in ("program", "key", "string"):
             self.__dict__.pop(name, None)

@@ -25,10 +25,12 @@ def test_every_mutant_of_every_seed_is_well_typed(space: Space, name: str) -> No
     made = 0
     for loss in space.seeds:
         for k in range(8):
-            mutant = MUTATIONS[name](Edit(sampler, loss.program, Draws.counted(0, k)))
-            if mutant is None:
+            edit = Edit.of(sampler, loss.program, Draws.counted(0, k))
+            draft = MUTATIONS[name](edit)
+            if draft is None:
                 continue
             made += 1
+            mutant = edit.written(draft)
             constants = {c.name: c for c in mutant.constants}
             assert parse(format_program(mutant), space.signature, constants) == mutant
             assert sampler.fits(mutant)

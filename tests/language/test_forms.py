@@ -55,8 +55,7 @@ def test_what_is_read_off_knows_itself_as_it_would_find_itself(number: int) -> N
 def test_a_draft_is_the_program_that_its_term_makes(number: int) -> None:
     program = drawn("multiclass", number)
     drafts = drafts_of(program.signature)
-    [term] = [drafts.terms(program)[i] for i in program.outputs]
-    again = drafts.written(drafts.place(term), program.constants)
+    again = drafts.written(drafts.place(drafts.term(drafts.step_of(program))), program.constants)
     assert again == program == program_of(program.signature, program.term(), program.constants)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from losssearch.controllers.registry import make_controller
+from losssearch.language.canonical import canonical
 from losssearch.language.formula import parse
 from losssearch.outcomes import Outcome
 from losssearch.screening import fingerprint
 from losssearch.screening.fingerprint import AGREE
+from losssearch.screening.measure import readings
 from losssearch.screening.pipeline import SCREENS, Screens
 from losssearch.screening.scale import gradient_scale
 from losssearch.spaces import load_space, space_names
@@ -133,10 +137,23 @@ def test_what_was_judged_before_a_restart_is_remembered():
     assert second.judge(factor).rejection.outcome is Outcome.EQUIVALENT
 
 
-def test_a_known_loss_is_recognised_when_its_print_is_no_longer_kept(monkeypatch):
-    monkeypatch.setattr(fingerprint, "RECENT", 1)
-    verdict = judged("mean(3 * (1 - p_t), 'n')", known=["mae", "cross_entropy", "gce"])
-    assert verdict.rejection.outcome is Outcome.EQUIVALENT
+def test_marks_tell_losses_apart_that_their_slopes_tell_apart():
+    """Every pair of many losses: the marks say what all slopes say, up to a factor of two at the border."""
+    space = load_space("multiclass")
+    proposals = make_controller("random", space, [(s.name, s.program) for s in space.seeds], 5).ask(300)
+    known = [r.slopes[0] for r in readings([canonical(p.program) for p in proposals]) if r.slopes]
+    slopes = np.stack([s.reshape(len(s), -1) for s in known])
+    with np.errstate(all="ignore"):
+        directions = slopes / np.sqrt(np.square(slopes).sum(2, keepdims=True))
+    alive = np.isfinite(directions).all((1, 2))
+    flat = directions[alive].reshape(alive.sum(), -1)
+    marks = fingerprint._rows([(slopes[k],) for k in np.flatnonzero(alive)])[:, : fingerprint.MARKS]
+    far = np.linalg.norm(flat[:, None] - flat[None], axis=2)
+    seen = np.sqrt(np.square(marks[:, None] - marks[None]).mean(2))
+    same, different = far < AGREE / 4, far > AGREE * 4
+    assert same.sum() > 1.05 * len(flat)  # some are the same as another
+    assert (seen[same] <= AGREE).all()
+    assert (seen[different] > AGREE).all()
 
 
 def test_every_space_lists_known_screens_and_each_has_a_title():
