@@ -7,14 +7,14 @@ tagged, never called a discovery, but trained.
 
 What is kept of a gradient is the size of each batch, and eight *marks* of all directions: sums with fixed
 random weights, so that the root mean square of the differences of two losses' marks estimates how far their
-directions lie apart (Johnson and Lindenstrauss). Half a kB a known loss; the first mark is looked up.
+directions lie apart (Johnson and Lindenstrauss). A known loss takes less than half a kB.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,47 @@ _BUCKET = 1e-5
 Row = NDArray[np.float64]  # the marks, then the logarithm of each batch's size
 
 
-class _Known(NamedTuple):
-    """A loss that passed: how it was written, and its row."""
+class _Known:
+    """Losses that passed: row, key and formula, by the first mark.
 
-    key: str
-    text: str
-    row: Row
+    Packed: a million small objects, scattered among those that come and go, would slow down all others.
+    """
+
+    def __init__(self) -> None:
+        self._rows = np.empty((0, 0))
+        self._words = bytearray()  # of each loss: key, blank, formula
+        self._ends = array("q", [0])
+        self._newest: dict[int, int] = {}  # bucket -> the loss that came last
+        self._before = array("q")  # loss -> the one before it in its bucket, or -1
+
+    def add(self, row: Row, key: str, text: str) -> None:
+        number, bucket = len(self._before), _bucket(row)
+        if number == len(self._rows):
+            rows = np.empty((max(1024, 2 * number), len(row)))
+            rows[:number] = self._rows.reshape(number, len(row))
+            self._rows = rows
+        self._rows[number] = row
+        self._words += f"{key} {text}".encode()
+        self._ends.append(len(self._words))
+        self._before.append(self._newest.get(bucket, -1))
+        self._newest[bucket] = number
+
+    def near(self, row: Row) -> Iterator[tuple[int, Row]]:
+        """Number and row of those whose first mark is about the same, the oldest first."""
+        bucket = _bucket(row)
+        for one in (bucket - 1, bucket, bucket + 1):
+            found = []
+            number = self._newest.get(one, -1)
+            while number >= 0:
+                found.append(number)
+                number = self._before[number]
+            for number in reversed(found):
+                yield number, self._rows[number]
+
+    def name(self, number: int) -> tuple[str, str]:
+        """Key and formula."""
+        key, _, text = self._words[self._ends[number] : self._ends[number + 1]].decode().partition(" ")
+        return key, text
 
 
 class Fingerprint(Screen):
@@ -46,7 +81,7 @@ class Fingerprint(Screen):
     title = "the gradient of a known loss up to one factor"
 
     def __init__(self) -> None:
-        self._known: dict[int, list[_Known]] = {}
+        self._known = _Known()
 
     def prepare(self, cases: Sequence[Case]) -> list[Case]:
         shapes: dict[tuple[tuple[int, ...], ...], list[Case]] = {}
@@ -66,24 +101,22 @@ class Fingerprint(Screen):
             return Rejection(Outcome.NOT_FINITE, "its gradient is nan on some batch")
         if not np.isfinite(sizes).any():
             return Rejection(Outcome.FLAT, "its gradient vanishes on every batch")
-        bucket = _bucket(own)
-        for near in (bucket - 1, bucket, bucket + 1):
-            for known in self._known.get(near, ()):
-                apart = known.row[:MARKS] - own[:MARKS]
-                if float(apart @ apart) > MARKS * AGREE**2:
-                    continue
-                both = np.isfinite(sizes) & np.isfinite(known.row[MARKS:])
-                factors = sizes[both] - known.row[MARKS:][both]
-                if float(factors.max() - factors.min()) <= AGREE:
-                    return Rejection(Outcome.EQUIVALENT, f"same as {known.text}", known.key)
-                tag = f"{VARIANT} {known.text}"
-                if tag not in case.tags:
-                    case.tags.append(tag)
+        for number, row in self._known.near(own):
+            apart = row[:MARKS] - own[:MARKS]
+            if float(apart @ apart) > MARKS * AGREE**2:
+                continue
+            key, text = self._known.name(number)
+            both = np.isfinite(sizes) & np.isfinite(row[MARKS:])
+            factors = sizes[both] - row[MARKS:][both]
+            if float(factors.max() - factors.min()) <= AGREE:
+                return Rejection(Outcome.EQUIVALENT, f"same as {text}", key)
+            tag = f"{VARIANT} {text}"
+            if tag not in case.tags:
+                case.tags.append(tag)
         return None
 
     def admit(self, case: Case) -> None:
-        row = _row_of(case)
-        self._known.setdefault(_bucket(row), []).append(_Known(case.key, case.written.text, row))
+        self._known.add(_row_of(case), case.key, case.written.text)
 
 
 def _row_of(case: Case) -> Row:
