@@ -5,7 +5,7 @@ MLP 64-64-10, 200 batches of 128, SGD with momentum, two splits and two learning
 each, in turn (A B A B ...), medians and spread of the ratios. The peer is a plain PyTorch loop over the same
 module that a user gets from `module()`. Errors of both must agree: the same data, batches and first weights.
 On a GPU both run there, and the time holds everything, from formulas to errors. Another precision is that of
-the population's products; the loop stays in single precision, since rounding made it slower where it was tried.
+the population's products; the loop stays in single precision, since rounding made it slower on a CPU.
 
     python -m benchmarks.population [losses] [pairs] [device] [precision]
     python -m benchmarks.population 2048 5 cuda

@@ -28,6 +28,7 @@ from losssearch.pools.gpus import GpuPool
 from losssearch.pools.processes import cores
 from losssearch.pools.worker import DEVICE, Worker, kill
 
+LOCAL = "local"  # as Ray calls a new cluster on this machine
 OBJECT_STORE_BYTES = 256 * 2**20
 FIT_S = 10.0
 KILL_S = 10.0
@@ -71,6 +72,7 @@ class RayPool(CrewPool):
     ) -> None:
         if size is not None:
             check_size(size)
+        address = address or os.environ.get("RAY_ADDRESS") or LOCAL
         self._ours = _connect(address, size)
         options: dict[str, Any] = {f"num_{name.lower()}s": count for name, count in self.needs.items()}
         if self.environment:
@@ -79,21 +81,21 @@ class RayPool(CrewPool):
         plain = None if tasks is None else dict(tasks)
         self._make: Callable[[], Any] = lambda: actor.remote(plain)
         try:
-            super().__init__(size or self._room(), start_s)
+            if size is None or (self._ours and address == LOCAL):  # another cluster may grow
+                size = self._room(size)
+            super().__init__(size, start_s)
         except BaseException:
             self._leave()
             raise
 
-    def _room(self) -> int:
-        """How many actors the cluster has room for."""
+    def _room(self, size: int | None) -> int:
+        """The wanted number of actors, or as many as the cluster has room for."""
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         room = min(int(there.get(name, 0)) // count for name, count in self.needs.items())
-        if not room:
+        if room < (size or 1):
             needs = " and ".join(f"{count} {name}" for name, count in self.needs.items())
-            raise PoolError(
-                f"Every worker needs {needs} of Ray's cluster, and no machine of it says so much."
-            )
-        return room
+            raise PoolError(f"Every worker needs {needs}, and Ray's cluster has room for {room}.")
+        return size or room
 
     def _new_hand(self) -> Hand:
         return ActorHand(self._make)
@@ -175,9 +177,8 @@ class ActorHand(Hand):
             raise WorkerLost(said[:300]) from None
 
 
-def _connect(address: str | None, size: int | None) -> bool:
+def _connect(address: str, size: int | None) -> bool:
     """Join or start a cluster; whether the connection is ours to close."""
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address.startswith("ray://"):
         raise UsageError(
             f"Ray Client ({address}) is not supported; send the search to the cluster instead: "
@@ -187,7 +188,7 @@ def _connect(address: str | None, size: int | None) -> bool:
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    if address == "local":
+    if address == LOCAL:
         options |= {
             "num_cpus": size or cores(),
             "include_dashboard": False,

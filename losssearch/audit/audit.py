@@ -27,7 +27,7 @@ from losssearch.errors import UsageError
 from losssearch.evaluation import Evaluator
 from losssearch.language.program import Program
 from losssearch.pools.open import open_pool
-from losssearch.proxies.registry import load_proxy
+from losssearch.proxies.registry import exact, load_proxy
 from losssearch.records import program_of_row
 from losssearch.spaces import Space, load_space
 from losssearch.store.rows import SearchRow
@@ -188,9 +188,10 @@ class Audit:
             search = store.search(self.name)
             self._space = load_space(search.space)
             self._start = {self._space.reference, *search.config.get("start", ())}
-            proxy = load_proxy(search.proxy)
+            task = exact(search.proxy)  # whatever the search rounded
+            proxy = load_proxy(task)
             pool = stack.enter_context(open_pool(self.workers))
-            self._evaluator = Evaluator(store, pool, self._space, proxy, search.proxy)
+            self._evaluator = Evaluator(store, pool, self._space, proxy, task)
             peers, steps = self._peers(store), _Steps(say)
             self._evaluator.watch = steps.watch
             self._tune(peers, steps)

@@ -106,12 +106,9 @@ class Edit:
             root = self.drafts.replaced(self.draft.root, place.path, self.drafts.place(part))
         except FormulaError:
             return None
-        return self.with_constants(root, [*self.draft.constants, *self.sketch.constants.values()])
-
-    def with_constants(self, root: int, constants: Sequence[Constant]) -> Draft | None:
-        """A loss and those of the constants that it uses; None where it does not fit."""
         if not self.sampler.fits_as(self.drafts, root):
             return None
+        constants = [*self.draft.constants, *self.sketch.constants.values()]
         return Draft(root, tuple(self.drafts.used(root, constants)))
 
     def written(self, draft: Draft) -> Program:
@@ -248,8 +245,10 @@ def _like_body(edit: Edit) -> Place | None:
 
 def nudge(edit: Edit) -> Draft | None:
     """Constants take a step."""
-    stepped = _stepped(edit.draft.constants, edit.draws)
-    return edit.with_constants(edit.draft.root, stepped) if stepped else None
+    root, constants = edit.draft
+    if not constants or not edit.sampler.fits_as(edit.drafts, root):
+        return None
+    return Draft(root, tuple(_stepped(constants, edit.draws)))
 
 
 def nudged(sampler: Sampler, program: Program, draws: Draws) -> Program | None:
@@ -261,8 +260,6 @@ def nudged(sampler: Sampler, program: Program, draws: Draws) -> Program | None:
 
 def _stepped(constants: Sequence[Constant], draws: Draws) -> list[Constant]:
     """One constant takes a step, or all do: a factor if it keeps its sign, else a normal step."""
-    if not constants:
-        return []
     chosen = draws.below(len(constants))
     everyone = draws.chance(0.3)
     spread = draws.pick((0.1, 0.3, 0.8))

@@ -69,7 +69,8 @@ def mlp_bytes(setting: Setting, features: int, outputs: int, judged: int) -> int
     layers = sum(sizes[1:])
     training = 2 * layers * setting.batch + 5 * outputs * setting.batch  # activations; the losses' memory
     judging = (layers + 4 * outputs) * judged
-    return NUMBER * (states * parameters + training + judging)
+    rounded_too = 1.5 if setting.precision == "bf16" else 1.0  # factors in half the bytes, and a product
+    return int(rounded_too * NUMBER * (states * parameters + training + judging))
 
 
 def in_memory(train: Callable[[Sequence[int]], list[RunResult]], members: Sequence[int]) -> list[RunResult]:

@@ -143,7 +143,7 @@ class Setting:
         rates: Learning rates worth trying, best first; they serve every loss, since gradients are
             scaled.
         decays: Weight decays worth trying; a search's rungs use the first.
-        precision: Of the factors of products in a search, see `products.py`; an audit rounds nothing.
+        precision: Of the factors of products, see `products.py`.
     """
 
     model: MLP | Callable[[], nn.Module] = MLP()

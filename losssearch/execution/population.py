@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -94,9 +93,8 @@ def _groups(proxy: Trainable, runs: Sequence[Run]) -> Iterator[tuple[Setting, li
         for own in by_loss.values():
             splits = frozenset(runs[i].split for i in own)
             groups.setdefault((*kind, splits), []).extend(own)
-    for (condition, stage, _, _), members in groups.items():
-        setting = proxy.setting(condition)
-        yield (replace(setting, precision="fp32") if stage == "audit" else setting), members
+    for (condition, _, _, _), members in groups.items():
+        yield proxy.setting(condition), members
 
 
 def _blocks(group: Sequence[int], runs: Sequence[Run], limit: int) -> Iterator[list[int]]:

@@ -3,7 +3,8 @@
 In a training of small models most of the time goes into products. Their factors may be rounded: "tf32" keeps
 10 bits of a number on a CUDA device, "bf16" 7 bits on a CUDA device and on CPUs that have instructions for
 it. Sums, weights, activations, optimisers and the losses themselves stay in single precision, and so does
-everything on a device that knows no such products.
+everything on a device that knows no such products. A module of somebody else's is under torch's autocast
+with "bf16" on CUDA, which rounds its activations too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,39 +20,48 @@ from torch import Tensor
 from losssearch.execution.plan import Precision
 
 _LOG = logging.getLogger(__name__)
-_ON_CUDA = {"fp32": "ieee", "tf32": "tf32", "bf16": "tf32"}  # the last is for what is not cast
+_ON_CUDA = {"fp32": "highest", "tf32": "high", "bf16": "high"}  # as torch calls them; bf16 is cast besides
 
 
 @contextmanager
 def rounded(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Products of single precision take factors of this precision; by default convolutions on CUDA round."""
-    backends: Any = torch.backends
-    if device.type == "cuda":
-        places, wanted = (backends.cuda.matmul, backends.cudnn.conv), _ON_CUDA[precision]
-    else:
-        places = backends.mkldnn.matmul, backends.mkldnn.conv
-        wanted = "bf16" if precision == "bf16" and _has_bf16() else "ieee"
-    before = [place.fp32_precision for place in places]
+    """Products of single precision take factors of this precision, in the whole process.
+
+    On CUDA convolutions and recurrent layers round by default; not here.
+    """
+    cuda = device.type == "cuda"
+    rounds = precision == "bf16" and not cuda and cpu_rounds()
+    with _products(_ON_CUDA[precision] if cuda else "medium" if rounds else "highest"):
+        if not cuda:
+            yield
+            return
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=precision != "fp32"):
+            yield
+
+
+@contextmanager
+def _products(word: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(word)
     try:
-        for place in places:
-            place.fp32_precision = wanted
         yield
     finally:
-        for place, value in zip(places, before, strict=True):
-            place.fp32_precision = value
+        torch.set_float32_matmul_precision(before)
 
 
 @cache
-def _has_bf16() -> bool:
-    """Whether this CPU multiplies bf16; asked once, and told in the log."""
-    found = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def cpu_rounds() -> bool:
+    """Whether this CPU multiplies bf16: tried once on a number that bf16 has not; told in the log."""
+    number = torch.full((1, 64, 64), 1 + 2**-10)
+    with _products("medium"):
+        found = bool(torch.bmm(number, number).max() == 64)
     if not found:
-        _LOG.warning("this CPU has no products of bf16: they are done in fp32")
+        _LOG.warning("this CPU has no products of bf16: they are done in single precision")
     return found
 
 
 def casting(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """For models that others wrote: CUDA has no products that round to bf16 by themselves."""
+    """For models that others wrote, where a device does not round by itself."""
     if precision == "bf16" and device.type == "cuda":
         return torch.autocast("cuda", torch.bfloat16)
     return nullcontext()

@@ -204,7 +204,8 @@ class StackedMLP(Learners):
 
     def learn(self, gradient: Tensor) -> None:
         depth, n, grid = len(self._sizes), self._x.shape[1], self.slots * self.splits
-        self._clock.tick()
+        if self._adam:
+            self._clock.tick()
         spare = self._buffers[n][depth:]
         up = spare[-1]
         on_grid = up.view(self.splits, self.slots, self.outputs, n)
@@ -313,7 +314,8 @@ class StackedModules(Learners):
         return self._out.detach().permute(1, 0, 3, 2).contiguous().permute(1, 0, 3, 2)
 
     def learn(self, gradient: Tensor) -> None:
-        self._clock.tick()
+        if self._adam:
+            self._clock.tick()
         parameters = list(self._parameters.values())
         # One layout whatever the block's size: a product of another layout rounds otherwise.
         found = torch.autograd.grad(self._out, [p.value for p in parameters], gradient.contiguous())

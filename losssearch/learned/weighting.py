@@ -31,7 +31,7 @@ from losssearch.learned.online import (
 )
 from losssearch.learned.watch import Progress, Watch, no_watch
 from losssearch.proxies.base import Proxy
-from losssearch.proxies.registry import load_proxy
+from losssearch.proxies.registry import exact, load_proxy
 
 #: Proxies with wrong labels, and the one that cuts the same samples with the right ones.
 CLEAN = {"digits-noisy": "digits"}
@@ -102,7 +102,7 @@ def learn(
     Raises:
         UsageError: The proxy does not fit.
     """
-    chosen_proxy = load_proxy(proxy) if isinstance(proxy, str) else proxy
+    chosen_proxy = load_proxy(exact(proxy)) if isinstance(proxy, str) else proxy
     aware = "balanced" in chosen_proxy.metric
     chosen = settings or OnlineSettings(by_class=aware)
     material = with_clean_set(chosen_proxy, [seed], "search")

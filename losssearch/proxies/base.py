@@ -34,8 +34,8 @@ from losssearch.spaces import load_space, space_names
 if TYPE_CHECKING:
     from losssearch.proxies.structured import Task
 
-#: Raised whenever a change alters what a training gives: evaluations of older versions are not
-#: reused.
+#: Raised whenever a change alters what a training gives, beyond rounding: evaluations of older versions are
+#: not reused.
 TRAINER_VERSION = 2
 STRUCTURED_VERSION = "structured-1"
 #: Gradients are scaled once, to the reference loss's RMS on the probes; the version of that rule.

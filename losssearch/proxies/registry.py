@@ -71,8 +71,8 @@ def load_proxy(name: str) -> Proxy:
     Raises:
         ProxyError: Nothing is called so, or the function does not give a proxy.
     """
-    plain, _, precision = name.rpartition("@")
-    if plain and precision in PRECISIONS:
+    plain, precision = _parts(name)
+    if precision is not None:
         return _at(load_proxy(plain), precision)
     if ":" in name:
         place, _, function = name.rpartition(":")
@@ -86,8 +86,24 @@ def load_proxy(name: str) -> Proxy:
     return _load_built_in(name)
 
 
+def exact(name: str) -> str:
+    """The name of the same proxy in single precision, for audits."""
+    return f"{_parts(name)[0]}@fp32"
+
+
+def _parts(name: str) -> tuple[str, Precision | None]:
+    """A proxy's name and the precision behind it."""
+    plain, _, word = name.rpartition("@")
+    precision = next((p for p in PRECISIONS if p == word), None) if plain else None
+    return (name, None) if precision is None else (plain, precision)
+
+
 def _at(proxy: Proxy, precision: Precision) -> Proxy:
     """The same proxy, trained at a precision."""
+    if proxy.default.precision == precision:
+        return proxy
+    if "@" in proxy.name:
+        raise ProxyError(f"{proxy.name} says at which precision it is trained: @{precision} is one too many.")
     if not proxy.stacked:
         raise ProxyError(f"{proxy.name} is not trained as a population: it has no precision to choose.")
     return replace(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from losssearch.outcomes import Outcome
 from losssearch.screening.judge import Case, Rejection, Screen
-from losssearch.screening.measure import Floats
+from losssearch.screening.measure import Floats, readings
 
 AGREE = 1e-8
 VARIANT = "step-size variant of"
@@ -57,7 +57,7 @@ class _Known:
         self._newest[bucket] = number
 
     def near(self, row: Row) -> Iterator[tuple[int, Row]]:
-        """Number and row of those whose first mark is about the same, the oldest first."""
+        """Number and row of those whose first mark is about the same, the oldest of a bucket first."""
         bucket = _bucket(row)
         for one in (bucket - 1, bucket, bucket + 1):
             found = []
@@ -85,6 +85,10 @@ class Fingerprint(Screen):
 
     def prepare(self, cases: Sequence[Case]) -> list[Case]:
         shapes: dict[tuple[tuple[int, ...], ...], list[Case]] = {}
+        unread = [case for case in cases if case.reading is None]
+        found = readings([case.program for case in unread], [case.string for case in unread])
+        for case, reading in zip(unread, found, strict=True):
+            case.reading = reading
         for case in [c for c in cases if c.known_reading.slopes]:
             shapes.setdefault(tuple([s.shape for s in case.known_reading.slopes]), []).append(case)
         for alike in shapes.values():
@@ -97,7 +101,7 @@ class Fingerprint(Screen):
             return Rejection(Outcome.NOT_FINITE, "nan or inf in single precision")
         own = _row_of(case)
         sizes = own[MARKS:]
-        if np.isnan(sizes).any():
+        if not np.isfinite(own[:MARKS]).all() or np.isnan(sizes).any():
             return Rejection(Outcome.NOT_FINITE, "its gradient is nan on some batch")
         if not np.isfinite(sizes).any():
             return Rejection(Outcome.FLAT, "its gradient vanishes on every batch")

@@ -18,6 +18,7 @@ from losssearch.execution.kernel.assembly import Layout
 from losssearch.execution.kernel.tape import Tape
 from losssearch.execution.plan import MLP, Run, RunResult, Setting
 from losssearch.execution.population import train_population
+from losssearch.execution.products import rounded
 from losssearch.execution.reference import loss_gradient
 from losssearch.execution.slopes import why_no_kernel
 from losssearch.language.canonical import canonical
@@ -139,6 +140,25 @@ def test_a_population_on_a_gpu_trains_as_on_the_cpu(optimiser: str, device: torc
     here, there = (train_population(task, functions, runs, device=str(on)) for on in ("cpu", device))
     for one, other in zip(here, there, strict=True):
         assert other.metric == pytest.approx(one.metric, rel=1e-3)
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("layer", [torch.nn.Linear(64, 64), torch.nn.Conv1d(64, 64, 3), torch.nn.GRU(64, 64)])
+def test_on_a_gpu_nothing_is_rounded_unless_that_is_wanted(
+    layer: torch.nn.Module, device: torch.device
+) -> None:
+    def out(on: str) -> torch.Tensor:
+        x = torch.sin(torch.arange(64 * 64.0)).reshape(64, 64).to(on)
+        found = layer.to(on)(x)
+        return (found[0] if isinstance(found, tuple) else found).detach().cpu()
+
+    with rounded("fp32", device):
+        near = out(str(device))
+    with rounded("tf32", device):
+        far = out(str(device))
+    gaps = [float((found - out("cpu")).abs().max()) for found in (near, far)]
+    assert gaps[0] < 1e-5 < gaps[1]
 
 
 @needs_gpu

@@ -17,7 +17,7 @@ from losssearch.errors import ProxyError
 from losssearch.execution.plan import Run
 from losssearch.outcomes import Outcome
 from losssearch.proxies.base import Proxy
-from losssearch.proxies.registry import load_proxy, proxy_names
+from losssearch.proxies.registry import exact, load_proxy, proxy_names
 
 TASK = """
 import numpy as np
@@ -224,6 +224,11 @@ def test_a_proxy_at_another_precision_is_another_proxy(file: Path) -> None:
         assert plain.setting().precision == "fp32"
         assert rounded.protocol.hash != plain.protocol.hash
         assert rounded.name == f"{plain.name}@bf16"
+    assert load_proxy(exact("digits-noisy@bf16")) is load_proxy(exact("digits-noisy"))
+    assert load_proxy("digits@fp32") is load_proxy("digits")
+    assert load_proxy(exact("ring")) is load_proxy("ring")
+    with pytest.raises(ProxyError, match="@tf32 is one too many"):
+        load_proxy("digits@bf16@tf32")
     with pytest.raises(ProxyError, match="ring is not trained as a population"):
         load_proxy("ring@bf16")
     with pytest.raises(ProxyError, match="no proxy is called 'digits@fp16'"):

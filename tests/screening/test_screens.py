@@ -138,7 +138,7 @@ def test_what_was_judged_before_a_restart_is_remembered():
 
 
 def test_marks_tell_losses_apart_that_their_slopes_tell_apart():
-    """Every pair of many losses: the marks say what all slopes say, up to a factor of two at the border."""
+    """Every pair of many losses: the marks say what all slopes say, up to a factor of four at the border."""
     space = load_space("multiclass")
     proposals = make_controller("random", space, [(s.name, s.program) for s in space.seeds], 5).ask(300)
     known = [r.slopes[0] for r in readings([canonical(p.program) for p in proposals]) if r.slopes]

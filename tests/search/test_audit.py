@@ -101,6 +101,16 @@ def test_the_test_samples_of_an_audit_are_in_no_split_of_a_search():
         assert not samples(audit.test) & (samples(audit.train) | samples(audit.valid))
 
 
+def test_an_audit_rounds_nothing_where_the_search_did(tmp_path):
+    url, name = f"sqlite:///{tmp_path}/losses.db", f"{TASKS}:points"
+    search = Search("multiclass", f"{name}@bf16", "random", storage=url, name="s", workers="inline")
+    search.run(candidates=8)
+    Audit("s", url, splits=2, settings=1, workers="inline").run()
+    with Store.open(url, read_only=True) as store:
+        [stored] = store.audits("s")
+    assert stored.protocol == load_proxy(name).protocol.hash != load_proxy(f"{name}@bf16").protocol.hash
+
+
 def test_an_audit_is_stored_and_its_json_round_trips(report, storage, capsys):
     with Store.open(storage, read_only=True) as store:
         (stored,) = store.audits("small")

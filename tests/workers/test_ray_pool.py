@@ -29,7 +29,9 @@ def stop(job):
 def die(job):
     os.kill(os.getpid(), signal.SIGKILL)
 def card(job):
-    time.sleep(0.5)  # so that the other worker does the other one
+    open(os.path.join(job["folder"], str(os.getpid())), "w").close()
+    while len(os.listdir(job["folder"])) < 2:  # so that the other worker does the other one
+        time.sleep(0.05)
     return {"card": os.environ.get("CUDA_VISIBLE_DEVICES"), "device": os.environ.get("LOSSSEARCH_DEVICE")}
 """
 SCRIPT = """
@@ -118,7 +120,7 @@ def test_a_lost_node_costs_its_jobs_and_no_more() -> None:
         cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
-def test_every_worker_on_a_gpu_has_a_card_of_its_own() -> None:
+def test_every_worker_on_a_gpu_has_a_card_of_its_own(tmp_path: Path) -> None:
     """The cards are Ray's word alone: what is tried is who is given which, not the cards."""
     from ray.cluster_utils import Cluster
 
@@ -129,7 +131,7 @@ def test_every_worker_on_a_gpu_has_a_card_of_its_own() -> None:
         with RayGpuPool(cluster.address, tasks=TASKS) as pool:
             assert pool.size == 2
             for name in "ab":
-                pool.submit(name, {"task": "card"}, 60)
+                pool.submit(name, {"task": "card", "folder": str(tmp_path)}, 60)
             found = [answer.result for answer in collect(pool, 2) if answer.result]
             assert sorted(result["card"] for result in found) == ["0", "1"]
             assert {result["device"] for result in found} == {"cuda"}
@@ -140,8 +142,10 @@ def test_every_worker_on_a_gpu_has_a_card_of_its_own() -> None:
 def test_a_cluster_without_gpus_says_so() -> None:
     from workers.ray_pool import RayGpuPool
 
-    with pytest.raises(PoolError, match="Every worker needs 1 CPU and 1 GPU of Ray's cluster"):
+    with pytest.raises(PoolError, match="needs 1 CPU and 1 GPU, and Ray's cluster has room for 0"):
         RayGpuPool()
+    with pytest.raises(PoolError, match="needs 1 CPU and 1 GPU, and Ray's cluster has room for 0"):
+        RayGpuPool(size=2)
     import ray
 
     assert not ray.is_initialized()

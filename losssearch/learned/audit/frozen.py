@@ -16,7 +16,7 @@ from losssearch.execution.reference import loss_gradient
 from losssearch.learned.audit.report import LearnedReport, Line, best_first, grid_of
 from losssearch.learned.loss import LearnedLoss
 from losssearch.proxies.base import Proxy
-from losssearch.proxies.registry import load_proxy
+from losssearch.proxies.registry import exact, load_proxy
 from losssearch.screening.scale import gradient_scale
 from losssearch.spaces import load_space
 from losssearch.tuning import AUDIT_SPLITS, best_epoch, error_at
@@ -43,7 +43,7 @@ def audit_loss(
     Raises:
         UsageError: The loss is of another space, a peer is unknown, or a loss could not be trained.
     """
-    task = load_proxy(proxy) if isinstance(proxy, str) else proxy
+    task = load_proxy(exact(proxy)) if isinstance(proxy, str) else proxy
     space = load_space(task.space)
     if loss.space != task.space:
         raise UsageError(f"{loss.name} is a loss for {loss.space}, but {task.name} is {task.space}.")

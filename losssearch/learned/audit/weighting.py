@@ -20,7 +20,7 @@ from losssearch.learned.audit.report import LearnedReport, Line, best_first, gri
 from losssearch.learned.online import Kind, Material, OnlineSettings, Trained, held_out, train_online
 from losssearch.learned.weighting import with_clean_set
 from losssearch.proxies.base import Proxy
-from losssearch.proxies.registry import load_proxy
+from losssearch.proxies.registry import exact, load_proxy
 
 TUNING_SPLITS = tuple(range(2000, 2030))
 Say = Callable[[str], None]
@@ -70,7 +70,7 @@ def audit_weighting(
     """
     if splits < 2:
         raise UsageError(f"`splits >= 2` must hold, but got {splits}.")
-    task = load_proxy(proxy) if isinstance(proxy, str) else proxy
+    task = load_proxy(exact(proxy)) if isinstance(proxy, str) else proxy
     aware = "balanced" in task.metric
     contenders = [
         _Contender("meta-weight-net", "weighting", "clean", aware),
