@@ -26,6 +26,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from losssearch.errors import ProxyError
 from losssearch.execution.plan import MLP, Setting
 from losssearch.execution.products import Products, casting
 
@@ -306,7 +307,12 @@ class StackedModules(Learners):
             else:
                 many = torch.func.vmap(one, randomness="different")
                 out = many(values, self._state_buffers, each)
-        return out.float().reshape(self.slots, self.splits, -1, self.outputs)
+        n, shape = x.shape[1], tuple(out.shape[1:])
+        fitting = [(n, self.outputs), *[(n,)][: self.outputs == 1]]
+        if shape not in fitting:
+            wanted = " or ".join(map(str, fitting))
+            raise ProxyError(f"the model answers {n} samples by a tensor {shape}, and not {wanted}.")
+        return out.float().reshape(self.slots, self.splits, n, self.outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.enable_grad():

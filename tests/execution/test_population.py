@@ -300,6 +300,16 @@ def test_a_module_of_linear_layers_equals_plain_sgd() -> None:
     assert result.metric == pytest.approx(float(spread(model(vx)[None].detach(), vy[None])), rel=1e-4)
 
 
+def test_a_model_of_the_wrong_width_is_told_so() -> None:
+    runs = [Run(0, 0, 0.1)]
+    wide = Setting(lambda: nn.Linear(FEATURES, 2 * CLASSES), batch=16, epochs=1)
+    with pytest.raises(ProxyError, match=r"answers 16 samples by a tensor \(16, 6\), and not \(16, 3\)"):
+        train_population(Task(wide), [cross_entropy], runs)
+    number = Task(Setting(lambda: nn.Linear(FEATURES, 2), batch=16, epochs=1), None, "pred")
+    with pytest.raises(ProxyError, match=r"\(16, 2\), and not \(16, 1\) or \(16,\)"):
+        train_population(number, [squares], runs)
+
+
 def test_running_statistics_are_why_models_run_one_by_one() -> None:
     grid = torch.ones(1, 1), torch.zeros(1, 1)
     assert StackedModules(net, Setting(), [0], CLASSES, *grid).why_loop == ""
