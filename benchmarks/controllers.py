@@ -53,6 +53,7 @@ from benchmarks.controller_runs import (
 from benchmarks.time_to_target import SharedAudit, say
 from losssearch.language.canonical import candidate_key
 from losssearch.language.program import Program
+from losssearch.tuning import CONFIRMED
 
 RESULTS = Path(__file__).parent / "results" / "controllers"
 SHORT = {
@@ -142,6 +143,7 @@ def audited(
         audit = SharedAudit(stack, workers, options.settings, options.splits, task.proxy)
         settings = {
             "settings": options.settings,
+            "confirmed": CONFIRMED,
             "splits": options.splits,
             "protocol": audit.proxy.protocol.hash,
         }

@@ -19,8 +19,10 @@ counts. A peer that does not arrive within its budget gives a lower bound only: 
 long it would take.
 
     python -m benchmarks.time_to_target [--budget 1200] [--own 180] [--seeds 0 1 2] [--resume]
+    python -m benchmarks.time_to_target --audit-again FILE ...
     python -m benchmarks.time_to_target --short
 
+`--audit-again` judges the losses of earlier rows once more, by the audit of today.
 The long form takes budget x 3 peers x seeds, and about 20 minutes a seed for ours and the audits: 4 hours
 with the defaults, on a machine that does nothing else. The short form runs everything once, in about 90 s,
 and shows nothing.
@@ -29,6 +31,7 @@ and shows nothing.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import signal
@@ -59,7 +62,7 @@ from losssearch.search import Search
 from losssearch.session import Progress
 from losssearch.spaces import load_space
 from losssearch.store.store import Store
-from losssearch.tuning import AUDIT_SPLITS, BATCH, Tuned, contender, error_at, try_settings
+from losssearch.tuning import AUDIT_SPLITS, BATCH, Tuned, confirm, contender, error_at, try_settings
 
 RESULTS = Path(__file__).parent / "results"
 SHORT = {"budget": 15.0, "own": 12.0, "checkpoints": [12.0], "seeds": [0], "settings": 2, "splits": 2}
@@ -197,6 +200,7 @@ class SharedAudit:
         for tried in range(0, self.settings, BATCH):
             batch = min(BATCH, self.settings - tried)
             try_settings(list(losses.values()), batch, self.evaluator, AUDIT_SPLITS)
+        confirm(list(losses.values()), self.evaluator)
         able = {key: loss.best for key, loss in losses.items() if loss.best is not None}
         tests = [contender(trial, range(self.splits), "audit", self.space) for _, trial, _ in able.values()]
         self.known |= dict.fromkeys(losses, math.inf)
@@ -212,9 +216,30 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def audit_again(path: Path, workers: int) -> None:
+    """Audit all losses of a JSON file anew, and write it again."""
+    settings = json.loads(path.read_text())["settings"]
+    rows = read(path, settings)
+    with ExitStack() as stack:
+        audit = SharedAudit(stack, f"processes:{workers}", settings["settings"], settings["splits"])
+        for row in rows:
+            errors = audit.errors([point.program for point in row.points])
+            for point, error in zip(row.points, errors, strict=True):
+                point.error = error
+            say(f"{path.name}: audited {row.contender}, seed {row.seed}")
+    lines = conclusions(rows, list(PEERS), settings["target"])
+    write(path, rows, settings, lines)
+    print("\n".join([table(rows, settings["checkpoints"], settings["target"]), *lines]))
+
+
 def main(arguments: Sequence[str] = ("--short",)) -> int:
     """Run the contenders, print the table, write it as JSON after each row."""
     options = _options(arguments)
+    if options.audit_again:
+        torch.set_num_threads(1)
+        for path in options.audit_again:
+            audit_again(path, options.workers)
+        return 0
     settings = {
         name: getattr(options, name)
         for name in ("budget", "own", "checkpoints", "workers", "settings", "splits", "target")
@@ -258,6 +283,7 @@ def main(arguments: Sequence[str] = ("--short",)) -> int:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--audit-again", type=Path, nargs="+", default=[], metavar="FILE")
     parser.add_argument("--short", action="store_true", help="try everything once; nothing is kept")
     parser.add_argument("--budget", type=float, default=1200, help="seconds for each peer")
     parser.add_argument("--own", type=float, default=180, help="the longest search of ours, in seconds")

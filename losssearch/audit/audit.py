@@ -32,7 +32,16 @@ from losssearch.records import program_of_row
 from losssearch.spaces import Space, load_space
 from losssearch.store.rows import SearchRow
 from losssearch.store.store import Store
-from losssearch.tuning import AUDIT_SPLITS, BATCH, Tuned, contender, error_at, try_settings
+from losssearch.tuning import (
+    AUDIT_SPLITS,
+    BATCH,
+    CONFIRMING,
+    Tuned,
+    confirm,
+    contender,
+    error_at,
+    try_settings,
+)
 
 PEERS = 10  # classical losses that are tuned to the end
 EVERY_S = 10.0  # a step tells how far it is
@@ -234,6 +243,8 @@ class Audit:
                 stay = [p for i, p in enumerate(classical) if i < PEERS or p.label in self._start]
                 peers[:] = [p for p in peers if p.kind != "classical"] + stay
             tried += batch
+        steps.begin(f"Confirming the best settings of {len(peers)} losses on {len(CONFIRMING)} more splits")
+        confirm([p.tuned for p in peers], self._evaluator)
 
     def _test(self, peers: Sequence[_Peer], search: SearchRow) -> Report:
         able = [(peer, *peer.tuned.best) for peer in peers if peer.tuned.best is not None]

@@ -13,11 +13,15 @@ from losssearch.audit import audit
 from losssearch.audit.audit import Audit, Report
 from losssearch.audit.statistics import corrected_t_test
 from losssearch.errors import StoreError, UsageError
+from losssearch.evaluation import Evaluator
+from losssearch.pools.inline import InlinePool
 from losssearch.proxies.registry import load_proxy
 from losssearch.proxies.user import task
 from losssearch.search import Search
+from losssearch.spaces import load_space
 from losssearch.store.store import Store
 from losssearch.terminal import print_json
+from losssearch.tuning import AUDIT_SPLITS, Tuned, confirm, try_settings
 
 TASKS = Path(__file__).parent / "tasks.py"
 PROXY = "breast-cancer-noisy"
@@ -83,6 +87,21 @@ def test_every_loss_gets_the_same_number_of_settings(report, said):
     assert said[0].startswith("Tuning ")
     assert said[0].endswith("settings 1 to 2 of 2.")
     assert said[-1] == f"Testing {len(report.rows)} losses on 3 fresh splits."
+
+
+def test_the_best_settings_are_confirmed_on_more_splits(tmp_path):
+    """What is best on few splits by luck gives way to what is best on all."""
+    name = f"{TASKS}:lucky"
+    proxy, space = load_proxy(name), load_space("multiclass")
+    with Store.open(f"sqlite:///{tmp_path}/a.db") as store, InlinePool() as pool:
+        evaluator = Evaluator(store, pool, space, proxy, name)
+        loss = Tuned.of(space.losses["cross_entropy"].program, proxy)
+        try_settings([loss], 8, evaluator, AUDIT_SPLITS)
+        assert loss.best[1].knobs["rate"] == 0.1
+        assert loss.best[0] == pytest.approx(0.1)
+        confirm([loss], evaluator)
+        assert loss.best[1].knobs["rate"] == 0.3
+        assert loss.best[0] == pytest.approx(0.2)
 
 
 def test_the_test_samples_of_an_audit_are_in_no_split_of_a_search():
@@ -161,7 +180,7 @@ def test_a_long_step_tells_how_far_it_is(storage, monkeypatch):
     monkeypatch.setattr(audit, "EVERY_S", 0.0)
     said = []
     Audit("small", storage, splits=4, settings=1, workers="inline", seed=5).run(said.append)
-    begun = [line for line in said if line.endswith("splits.")]
+    begun = [line for line in said if line.endswith("fresh splits.")]
     assert begun == [f"Testing {begun[0].split()[1]} losses on 4 fresh splits."]
     told = re.compile(r"Testing \d+ losses on 4 fresh splits: \d+ trainings so far, \d+s\.")
     assert told.fullmatch(said[-1])  # one split more than any audit before
