@@ -18,7 +18,7 @@ from losssearch.execution.reference import loss_gradient
 from losssearch.proxies.registry import load_proxy
 from losssearch.screening.scale import gradient_scale
 from losssearch.spaces import load_space
-from losssearch.tuning import AUDIT_SPLITS
+from losssearch.tuning import AUDIT_SPLITS, CONFIRMING
 
 TARGET = 0.05
 PEERS = ["gp", "random"]
@@ -99,7 +99,7 @@ def test_the_audit_takes_the_epoch_from_its_tuning_splits_and_the_error_from_fre
     brier = program(START["brier"])
     slope = loss_gradient(brier, "logits", gradient_scale(brier, space))
     rate, decay = proxy.setting().rates[0], proxy.setting().decays[0]
-    tuning = proxy.train([slope], [Run(0, split, rate, decay) for split in AUDIT_SPLITS])
+    tuning = proxy.train([slope], [Run(0, split, rate, decay) for split in (*AUDIT_SPLITS, *CONFIRMING)])
     epochs = [epoch for epoch, _ in tuning[0].curve]
     means = [np.mean([dict(result.curve)[epoch] for result in tuning]) for epoch in epochs]
     best = epochs[int(np.argmin(means))]
