@@ -77,13 +77,14 @@ def test_the_canonical_form_has_the_written_value(
 @relaxed
 @given(programs(), st.integers(0, 3), st.sampled_from([1.0, 30.0, 100.0]), st.booleans())
 def test_the_gradient_program_equals_autograd(program: Program, seed: int, scale: float, soft: bool) -> None:
-    given_inputs = inputs(seed, scale, soft)
-    names = ("logits", "u")
-    expected = autograd(canonical(program), given_inputs, names)
-    for ours, theirs in zip(slopes(program, given_inputs, names), expected, strict=True):
+    """Where autograd itself has digits left: single precision shows the same, or both are small."""
+    given_inputs, names = inputs(seed, scale, soft), ("logits", "u")
+    single = {n: v.float() if v.is_floating_point() else v for n, v in given_inputs.items()}
+    expected, rough = (autograd(canonical(program), given, names) for given in (given_inputs, single))
+    for ours, theirs, near in zip(slopes(program, given_inputs, names), expected, rough, strict=True):
         assume(bool(torch.isfinite(theirs).all()))
         size = theirs.abs().max()
-        assume(size < 1e12)
+        assume(size < 1e6 or bool((theirs - near).abs().max() < 0.1 * size < 1e11))
         assert torch.allclose(ours, theirs, rtol=1e-6, atol=float(1e-9 + 1e-9 * size))
 
 
