@@ -23,6 +23,7 @@ long it would take.
     python -m benchmarks.time_to_target --short
 
 `--audit-again` judges the losses of earlier rows once more, by the audit of today.
+
 The long form takes budget x 3 peers x seeds, and about 20 minutes a seed for ours and the audits: 4 hours
 with the defaults, on a machine that does nothing else. The short form runs everything once, in about 90 s,
 and shows nothing.

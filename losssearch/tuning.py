@@ -106,7 +106,10 @@ def try_settings(losses: Sequence[Tuned], batch: int, evaluator: Evaluator, spli
 
 
 def confirm(losses: Sequence[Tuned], evaluator: Evaluator, splits: Sequence[int] = CONFIRMING) -> None:
-    """The best settings of every loss again on more splits; the best on all of its splits is its best."""
+    """The best settings of every loss again on more splits; the best on all of its splits is its best.
+
+    A loss of which none can be trained there keeps what it had.
+    """
     asked = [
         (loss, tried)
         for loss in losses

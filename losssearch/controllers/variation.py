@@ -45,7 +45,8 @@ class Edit:
 
     Args:
         sampler: Of the space.
-        draft: The loss, among the `drafts`.
+        drafts: The room in which the loss and all that it becomes have their steps.
+        draft: The loss.
         draws: What decides.
     """
 
